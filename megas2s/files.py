@@ -1,0 +1,153 @@
+"""Files that appear whole or not at all.
+
+A file is written beside its final name, flushed to the disk and renamed. A folder is filled under a temporary
+name, gets a MANIFEST.json with the size and SHA-256 of every file, is flushed and renamed. A reader
+trusts a folder that has a manifest and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from megas2s.errors import BadCheckpoint, DiskTrouble
+
+MANIFEST = "MANIFEST.json"
+TEMPORARY = ".tmp-"
+CHUNK = 1 << 22
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` by `text` in one step."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace `path` by `content` in one step; a crash leaves the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    with disk_trouble(path):
+        with open(beside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+        sync_folder(path.parent)
+
+
+def write_json(path: Path, value: object) -> None:
+    """`value` as readable JSON, in one step."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file; UTF-8."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal, read in blocks."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(CHUNK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's own entries: a rename survives a power cut only after this."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Every regular file below `folder`, sorted, without its manifest."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+
+
+def temporary_folder(final: Path) -> Path:
+    """The name under which `final` is filled before it is published; the same on every rank."""
+    return final.with_name(TEMPORARY + final.name)
+
+
+def publish(temporary: Path, final: Path, record: Mapping[str, Any]) -> None:
+    """Give a filled folder its manifest and its final name; `record` is kept in the manifest beside the hashes."""
+    with disk_trouble(final):
+        paths = files_below(temporary)
+        with ThreadPoolExecutor() as pool:
+            hashes = list(pool.map(_sync_and_hash, paths))
+        files = {
+            path.relative_to(temporary).as_posix(): {"bytes": path.stat().st_size, "sha256": digest}
+            for path, digest in zip(paths, hashes, strict=True)
+        }
+        write_json(temporary / MANIFEST, {**record, "files": files})
+        for folder in (path for path in temporary.rglob("*") if path.is_dir()):
+            sync_folder(folder)
+        if final.exists():
+            remove_published(final)
+        os.replace(temporary, final)
+        sync_folder(final.parent)
+
+
+def remove_published(folder: Path) -> None:
+    """Delete a published folder, its manifest first, so that an interrupted deletion leaves nothing that looks whole."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(folder)
+
+
+def is_published(folder: Path) -> bool:
+    """Whether `folder` has been published; says nothing of whether its files are still intact (see `verify`)."""
+    return (folder / MANIFEST).is_file()
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """The manifest of a published folder after checking the size and hash of every file; raises BadCheckpoint."""
+    try:
+        manifest: dict[str, Any] = read_json(folder / MANIFEST)
+        expected = manifest["files"]
+    except FileNotFoundError:
+        raise BadCheckpoint(f"{folder} has no {MANIFEST}: it was never finished; remove it or name another") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+        raise BadCheckpoint(f"{folder / MANIFEST} is damaged; remove {folder} or restore it from a copy") from None
+    for name, facts in expected.items():
+        path = folder / name
+        if not path.is_file():
+            raise BadCheckpoint(f"{path} is missing; remove {folder} or restore it from a copy")
+        if path.stat().st_size != facts["bytes"]:
+            found = path.stat().st_size
+            raise BadCheckpoint(f"{path} has {found} bytes, its manifest says {facts['bytes']}; restore it from a copy")
+    with ThreadPoolExecutor() as pool:
+        for name, digest in zip(expected, pool.map(lambda name: hash_file(folder / name), expected), strict=True):
+            if digest != expected[name]["sha256"]:
+                raise BadCheckpoint(f"{folder / name} does not match its SHA-256; restore it from a copy")
+    return manifest
+
+
+@contextlib.contextmanager
+def disk_trouble(path: Path) -> Iterator[None]:
+    """Turn the errors of a full or read-only disk into a sentence that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise DiskTrouble(f"no room to write {path}: {error.strerror}; free some space and start again") from error
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise DiskTrouble(f"cannot write {path}: {error.strerror}; choose a folder that takes writes") from error
+        raise
+
+
+def _sync_and_hash(path: Path) -> str:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+    return hash_file(path)

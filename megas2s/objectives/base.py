@@ -1,0 +1,82 @@
+"""What an objective is: how a window becomes an example, and how a model's output becomes losses.
+
+    shape = Shape(vocabulary, source_length=512, target_length=512)
+    tokens = windows[i]                                   # objective.window_size(shape) raw tokens
+    example = objective.corrupt(tokens, rng, shape)       # NumPy, in a loader worker
+    losses = objective.loss(model(batch), batch)          # torch, in the engine
+
+An objective is its own configuration: a frozen `@spec` with a `name`. It knows neither loader nor engine.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from megas2s.models.output import ModelOutput
+from megas2s.tokenizer.vocab import Vocabulary
+
+IGNORED = -100  # a label that carries no loss, as in torch.nn.functional.cross_entropy
+
+Example = dict[str, np.ndarray]  # one row per field, without the batch axis
+Batch = dict[str, Tensor]  # the same fields with a leading batch axis B
+
+
+class Shape(NamedTuple):
+    """The room an objective has: a vocabulary and the longest rows, special tokens included."""
+
+    vocabulary: Vocabulary
+    source_length: int
+    target_length: int
+
+
+class RowLengths(NamedTuple):
+    """The columns of a batch. `full` says that every row fills them, so that no attention mask is needed."""
+
+    source: int
+    target: int  # 0 where there is no decoder
+    full: bool
+
+
+class Part(NamedTuple):
+    """One named term of a loss: the weighted sum over terms of sum / (global count) is what is minimised."""
+
+    total: Tensor  # scalar with a graph: the sum of this term over the batch
+    weight: float
+    row_totals: Tensor  # (B,) without a graph: the same sum row by row, for the losses per language
+
+
+class Objective(Protocol):
+    """The contract between an objective, the loader and the engines."""
+
+    @property
+    def name(self) -> str:
+        """The tag that names this objective in a recipe."""
+
+    @property
+    def architecture(self) -> Literal["encoder", "seq2seq"]:
+        """What kind of model it trains."""
+
+    def window_size(self, shape: Shape) -> int:
+        """Raw tokens R per window: the most for which source and target, special tokens included, fit `shape`.
+
+        Raises ValueError where the vocabulary lacks a token that the objective needs, or nothing fits.
+        """
+
+    def row_lengths(self, tokens: int, shape: Shape) -> RowLengths:
+        """The columns that examples of `tokens` raw tokens need."""
+
+    def corrupt(self, tokens: np.ndarray, rng: np.random.Generator, shape: Shape) -> Example:
+        """One example from `tokens` (R,) integers; all randomness comes from `rng`. Fields, int64, unpadded:
+
+        encoder objectives: `input_ids` (S,), `masked_positions` (k,), `labels` (k,)
+        seq2seq objectives: `input_ids` (S,), `decoder_input_ids` (T,), `labels` (T,)
+        """
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """Per part, how many items each row contributes: (B,) float; known before the forward pass."""
+
+    def loss(self, output: ModelOutput, batch: Batch) -> dict[str, Part]:
+        """The parts of the loss for one micro-batch, the same names as `counts`."""
