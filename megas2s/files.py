@@ -101,7 +101,7 @@ def publish(temporary: Path, final: Path, record: Mapping[str, Any]) -> None:
 
 
 def remove_published(folder: Path) -> None:
-    """Delete a published folder, its manifest first, so that an interrupted deletion leaves nothing that looks whole."""
+    """Delete a published folder, its manifest first: an interrupted deletion then leaves nothing that looks whole."""
     (folder / MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(folder)
 

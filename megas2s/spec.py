@@ -28,11 +28,11 @@ T = TypeVar("T")
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 def spec(cls: type[T]) -> type[T]:
     """Make `cls` a frozen, keyword-only dataclass whose values are checked and whose unknown keys are refused."""
-    return pydantic_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))(cls)
+    return pydantic_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))(cls)  # type: ignore[return-value]
 
 
 def parse(kind: Any, data: object, *, source: str) -> Any:
-    """`data` (plain dicts, lists, scalars) as a `kind`; raises BadConfig with one line per mistake, each with its path."""
+    """`data` (plain dicts, lists, scalars) as a `kind`; raises BadConfig with one line per mistake and its path."""
     try:
         return TypeAdapter(kind).validate_python(data)
     except ValidationError as error:
