@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from array import array
 from typing import cast
 
 import numpy as np
@@ -52,7 +53,8 @@ class Permutation:
         self._height = -(-size // self._width)
         key = address_hash(seed, *address)
         self._keys = [_mix((key >> (16 * turn)) + turn) for turn in range(ROUNDS)]
-        self._order = sorted(range(size), key=lambda point: _mix(self._keys[0] ^ _mix(point))) if size <= SMALL else []
+        points = range(size) if size <= SMALL else range(0)
+        self._order = array("H", sorted(points, key=lambda point: _mix(self._keys[0] ^ _mix(point))))
 
     def __len__(self) -> int:
         return self.size
