@@ -15,40 +15,28 @@ import bisect
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
+from megas2s.data.shards import Shard, ShardEntry
 from megas2s.errors import BadData
 
-OPEN_SHARDS = 512  # memory maps held per process; each costs a file descriptor, of which systems allow 1024 by default
+OPEN_SHARDS = 1 << 14  # memory maps held per process: 10^12 tokens at 2^26 a shard; Linux allows 65530 by default
 
 
-class ShardFacts(Protocol):
-    """What is known of a shard without opening it; hashable."""
-
-    @property
-    def language(self) -> str:
-        """The language of every document in it."""
-
-    @property
-    def source(self) -> str:
-        """Where the documents come from."""
-
-    @property
-    def tokens(self) -> int:
-        """How many tokens it holds."""
-
-    def __hash__(self) -> int: ...
+OpenTokens = Callable[[ShardEntry], np.ndarray]  # a shard's flat tokens, a view on its memory map; picklable
 
 
-OpenTokens = Callable[[ShardFacts], np.ndarray]  # a shard's flat tokens, a view on its memory map; picklable
+def map_tokens(shard: ShardEntry) -> np.ndarray:
+    """The tokens of a shard on disk."""
+    return Shard.open(shard).tokens
 
 
 class Windows:
     """The windows of one unit, by number. Shards are opened when first read, in the process that reads them."""
 
-    def __init__(self, shards: Iterable[ShardFacts], size: int, open_tokens: OpenTokens) -> None:
+    def __init__(self, shards: Iterable[ShardEntry], size: int, open_tokens: OpenTokens = map_tokens) -> None:
         if size < 1:
             raise ValueError(f"a window needs at least one token, got {size}")
         self.size = size
@@ -85,10 +73,10 @@ class Unit(NamedTuple):
         return f"{self.language}/{self.source}"
 
 
-def units(shards: Iterable[ShardFacts], size: int, open_tokens: OpenTokens) -> list[Unit]:
+def units(shards: Iterable[ShardEntry], size: int, open_tokens: OpenTokens = map_tokens) -> list[Unit]:
     """The units that `shards` make, sorted by language and source; some may have no window of `size` tokens."""
 
-    def key(shard: ShardFacts) -> tuple[str, str]:
+    def key(shard: ShardEntry) -> tuple[str, str]:
         return shard.language, shard.source
 
     groups = [(name, list(group)) for name, group in itertools.groupby(sorted(shards, key=key), key)]
@@ -108,8 +96,8 @@ def require_windows(units: Sequence[Unit]) -> None:
 
 
 @functools.lru_cache(maxsize=OPEN_SHARDS)
-def _tokens(open_tokens: OpenTokens, shard: ShardFacts) -> np.ndarray:
+def _tokens(open_tokens: OpenTokens, shard: ShardEntry) -> np.ndarray:
     tokens = open_tokens(shard)
     if len(tokens) != shard.tokens:
-        raise BadData(f"{shard} holds {len(tokens)} tokens instead of {shard.tokens}; write the corpus again")
+        raise BadData(f"{shard.path} holds {len(tokens)} tokens instead of {shard.tokens}; write the corpus again")
     return tokens
