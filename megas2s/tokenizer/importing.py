@@ -1,0 +1,169 @@
+"""Tokenizers made elsewhere: a SentencePiece `.model` file, alone or in a transformers folder; ids stay as they are.
+
+A transformers tokenizer may number its pieces differently from its SentencePiece model (XLM-R and MBart do) and add
+tokens to it (T5's sentinels). Its numbering is read from `tokenizer.json` or `tokenizer_config.json`, and the model is
+rewritten in that order, so that here too the position of a piece is its id.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from sentencepiece import SentencePieceProcessor
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
+
+from megas2s.errors import BadData
+from megas2s.tokenizer.export import companions
+from megas2s.tokenizer.folder import CLM, CONFIG, DOC, FAST, METADATA, PAD, SPECIAL, Metadata, Stored
+
+log = logging.getLogger(__name__)
+
+MODEL_NAMES = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "sentencepiece.model", "spm.model")
+LANGUAGE = re.compile(r"[a-z]{2,3}_(?:[A-Z]{2}|[A-Z][a-z]{3})")  # en_XX of MBart, eng_Latn of NLLB
+SENTINEL = re.compile(r"<(?:extra_id|sentinel)_(\d+)>")
+RENUMBERED = ("XLMRoberta", "MBart", "Camembert", "Barthez", "XGLM", "Nllb", "Pegasus", "BigBirdPegasus", "Fairseq")
+Piece = ModelProto.SentencePiece
+
+
+def import_model(path: Path) -> Stored:
+    """The tokenizer at `path`, a `.model` file or a folder that holds one; raises BadData with one sentence."""
+    file = path if path.is_file() else _model_file(path)
+    proto = _read_model(file)
+    config = _read_json(file.parent / CONFIG)
+    fast = _read_json(file.parent / FAST) if (file.parent / CONFIG).is_file() or path.is_dir() else {}
+    numbered = _numbering(proto, config, fast, file.parent)
+    if numbered is not None:
+        proto = _renumber(proto, numbered)
+    metadata = _describe(proto, config, file)
+    model = proto.SerializeToString(deterministic=True)
+    if fast:
+        names = [name for name in (FAST, CONFIG, SPECIAL) if (file.parent / name).is_file()]
+        return Stored(model, metadata, {name: (file.parent / name).read_text(encoding="utf-8") for name in names})
+    return Stored(model, metadata, companions(model, metadata))
+
+
+def _model_file(folder: Path) -> Path:
+    for name in MODEL_NAMES:
+        if (folder / name).is_file():
+            return folder / name
+    raise BadData(
+        f"{folder} holds no tokenizer: neither {METADATA} nor a SentencePiece model ({', '.join(MODEL_NAMES)})"
+    )
+
+
+def _read_model(file: Path) -> ModelProto:
+    content = file.read_bytes()
+    try:
+        SentencePieceProcessor().LoadFromSerializedProto(content)
+    except RuntimeError:
+        raise BadData(f"{file} is no SentencePiece model; give a .model file that SentencePiece wrote") from None
+    return ModelProto.FromString(content)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadData(f"{file} is no valid JSON ({error}); restore it from a copy") from None
+    return value if isinstance(value, dict) else {}
+
+
+def _numbering(proto: ModelProto, config: dict[str, Any], fast: dict[str, Any], folder: Path) -> dict[int, str] | None:
+    """Id -> piece as transformers counts, or None where it counts as the model does."""
+    own = {number: piece.piece for number, piece in enumerate(proto.pieces)}
+    if fast:
+        model = fast.get("model", {})
+        listed = model.get("vocab")
+        if isinstance(listed, list):
+            numbered = {number: entry[0] for number, entry in enumerate(listed)}
+        elif isinstance(listed, dict):
+            numbered = {number: piece for piece, number in listed.items()}
+        else:
+            raise BadData(f"{folder / FAST} is not the twin of a SentencePiece model (type {model.get('type')!r})")
+        numbered |= {added["id"]: added["content"] for added in fast.get("added_tokens", [])}
+        return None if numbered == own else numbered
+    added = {int(number): entry["content"] for number, entry in config.get("added_tokens_decoder", {}).items()}
+    name = str(config.get("tokenizer_class", ""))
+    moved = any(own.get(number, piece) != piece for number, piece in added.items())
+    if moved or (not added and name.startswith(RENUMBERED)):
+        raise BadData(
+            f"the tokenizer in {folder} ({name or 'unnamed'}) numbers its pieces differently from its SentencePiece "
+            "model and has no tokenizer.json to say how; load it with transformers and save it to get one"
+        )
+    return None if added.items() <= own.items() else own | added
+
+
+def _renumber(proto: ModelProto, numbered: dict[int, str]) -> ModelProto:
+    by_name = {piece.piece: piece for piece in proto.pieces}
+    renumbered = ModelProto()
+    renumbered.CopyFrom(proto)
+    del renumbered.pieces[:]
+    for number in range(max(numbered) + 1):
+        name = numbered.get(number, f"[unused_{number}]")
+        piece = by_name.get(name, Piece(piece=name, score=0.0, type=Piece.CONTROL))
+        renumbered.pieces.append(piece)
+    missing = by_name.keys() - set(numbered.values()) - {"<s>", "</s>", "<unk>", "<pad>"}
+    if missing:
+        raise BadData(
+            f"tokenizer.json and the SentencePiece model beside it belong to different tokenizers: it lacks "
+            f"{sorted(missing)[0]!r}; bring the two that were saved together"
+        )
+    renumbered.trainer_spec.vocab_size = len(renumbered.pieces)
+    return renumbered
+
+
+def _describe(proto: ModelProto, config: dict[str, Any], file: Path) -> Metadata:
+    ids = {piece.piece: number for number, piece in enumerate(proto.pieces)}
+    special = {name for name, number in ids.items() if proto.pieces[number].type == Piece.CONTROL}
+    unk = next((number for number, piece in enumerate(proto.pieces) if piece.type == Piece.UNKNOWN), None)
+    trained = proto.trainer_spec
+    named = {
+        "bos": _named(config.get("bos_token", trained.bos_piece if trained.bos_id >= 0 else None), ids),
+        "eos": _named(config.get("eos_token", trained.eos_piece if trained.eos_id >= 0 else None), ids),
+        "pad": _named(config.get("pad_token", trained.pad_piece if trained.pad_id >= 0 else None), ids),
+        "mask": _named(config.get("mask_token", "<mask>" if "<mask>" in special else None), ids),
+    }
+    if named["eos"] is None or unk is None:
+        raise BadData(
+            f"{file} has no end-of-sentence token or no unknown token; every row ends in one, so name another"
+        )
+    pad = named["pad"]
+    if pad is None:
+        pad = len(proto.pieces)
+        log.info("%s has no padding token; %s is added at the end, id %d", file, PAD, pad)
+        proto.pieces.add(piece=PAD, score=0.0, type=Piece.CONTROL)
+        proto.trainer_spec.vocab_size = len(proto.pieces)
+    return Metadata(
+        normalization="model",
+        opens_lines=False,
+        size=len(proto.pieces),
+        pad=pad,
+        eos=named["eos"],
+        unk=unk,
+        bos=named["bos"],
+        mask=named["mask"],
+        doc=ids[DOC] if DOC in special else None,
+        clm=ids[CLM] if CLM in special else None,
+        languages={name: ids[name] for name in sorted(special) if LANGUAGE.fullmatch(name)},
+        sentinels=_sentinels(special, ids),
+        training={},
+    )
+
+
+def _named(token: object, ids: dict[str, int]) -> int | None:
+    """The id of a token that a configuration names, as a string or as a dictionary with its content."""
+    if isinstance(token, dict):
+        token = token.get("content")
+    return ids.get(token) if isinstance(token, str) else None
+
+
+def _sentinels(special: Iterable[str], ids: dict[str, int]) -> list[int]:
+    found = sorted((int(match[1]), ids[name]) for name in special if (match := SENTINEL.fullmatch(name)))
+    return [number for _, number in found]
