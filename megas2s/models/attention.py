@@ -1,0 +1,92 @@
+"""Multi-head attention (Vaswani et al. 2017) through torch's fused kernels, and the masks it reads.
+
+A mask is boolean, True where a query may look, and broadcasts to (B, H, T, S). No mask at all is the fast path:
+full rows, and `causal` alone for a decoder, whose padding lies on the right where no real position looks.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from megas2s.models.config import ModelConfig
+from megas2s.models.init import fill_normal
+
+
+class Linear(nn.Linear):
+    """A linear map with normal weights and zero bias."""
+
+    def __init__(self, inputs: int, outputs: int, *, init_std: float) -> None:
+        super().__init__(inputs, outputs)
+        fill_normal(self.weight, init_std)
+        nn.init.zeros_(self.bias)
+
+    def reset_parameters(self) -> None:
+        """Leave the values to the constructor, which knows the deviation."""
+
+
+class Attention(nn.Module):
+    """Queries from one sequence, keys and values from the same or another.
+
+    `keys_values` and `attend` are apart so that decoding can keep the keys and values of earlier positions.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.num_heads = config.num_heads
+        self.dropout = config.attention_dropout
+        self.q = Linear(width, width, init_std=config.init_std)
+        self.k = Linear(width, width, init_std=config.init_std)
+        self.v = Linear(width, width, init_std=config.init_std)
+        self.out = Linear(width, width, init_std=config.init_std)
+
+    def forward(self, hidden: Tensor, memory: Tensor, mask: Tensor | None = None, *, causal: bool = False) -> Tensor:
+        """What positions of `hidden` (B, T, D) gather from `memory` (B, S, D): (B, T, D)."""
+        keys, values = self.keys_values(memory)
+        return self.attend(hidden, keys, values, mask, causal=causal)
+
+    def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, S, D) -> twice (B, H, S, D / H)."""
+        return self._heads(self.k(memory)), self._heads(self.v(memory))
+
+    def attend(
+        self, hidden: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None, *, causal: bool = False
+    ) -> Tensor:
+        """Attention of `hidden` (B, T, D) over given keys and values (B, H, S, D / H): (B, T, D)."""
+        queries = self._heads(self.q(hidden))
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(queries, keys, values, mask, dropout_p=dropout, is_causal=causal)
+        output: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return output
+
+    def _heads(self, states: Tensor) -> Tensor:
+        return states.view(*states.shape[:2], self.num_heads, -1).transpose(1, 2)
+
+
+def padding_mask(attention_mask: Tensor) -> Tensor:
+    """Keys that are no padding: (B, S) -> (B, 1, 1, S)."""
+    return attention_mask.bool()[:, None, None, :]
+
+
+def segment_mask(queries: Tensor, keys: Tensor) -> Tensor:
+    """Positions of one segment see each other: (B, T), (B, S) -> (B, 1, T, S).
+
+    A query whose segment has no key sees every key: a softmax over nothing is not a number and would spread.
+    """
+    same = queries[:, None, :, None] == keys[:, None, None, :]
+    return same | ~same.any(dim=-1, keepdim=True)
+
+
+def causal_mask(length: int, device: torch.device) -> Tensor:
+    """Each position sees itself and what lies before it: (T, T)."""
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril()
+
+
+def segment_positions(segments: Tensor) -> Tensor:
+    """Positions that begin at 0 in each segment of a row: (B, S) -> (B, S)."""
+    index = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
+    starts = torch.ones_like(segments, dtype=torch.bool)
+    starts[:, 1:] = segments[:, 1:] != segments[:, :-1]
+    return index - torch.where(starts, index, 0).cummax(dim=1).values

@@ -1,0 +1,54 @@
+"""The two projections onto the vocabulary: the decoder's, and the encoder's for masked language modelling.
+
+A head holds its matrix itself, also where it is the embedding's: DeepSpeed's ZeRO-3 gathers a parameter around the
+modules that hold it. It is called with the positions to predict and their labels, so that logits are made for
+those alone and in chunks.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from megas2s.models.attention import Linear
+from megas2s.models.config import ModelConfig
+from megas2s.models.init import fill_normal
+from megas2s.models.layers import norm
+from megas2s.models.loss import cross_entropy
+from megas2s.models.output import TokenLoss
+
+
+class VocabularyHead(nn.Module):
+    """The projection of decoder states; no bias, as in MBart."""
+
+    def __init__(self, config: ModelConfig, *, weight: nn.Parameter | None = None) -> None:
+        super().__init__()
+        if weight is None:
+            weight = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
+            fill_normal(weight, config.init_std)
+        self.weight = weight
+
+    def forward(self, hidden: Tensor, labels: Tensor | None = None, *, drop_ignored: bool = True) -> TokenLoss | Tensor:
+        """The loss of `labels` (N,) at `hidden` (N, D); without labels the logits (..., V) of `hidden` (..., D)."""
+        if labels is None:
+            return F.linear(hidden, self.weight)
+        return cross_entropy(hidden, self.weight, labels, drop_ignored=drop_ignored)
+
+
+class MaskedHead(nn.Module):
+    """RoBERTa's head (Liu et al. 2019): dense, gelu, norm, then the embedding matrix and a bias per entry."""
+
+    def __init__(self, config: ModelConfig, *, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self.dense = Linear(config.hidden_size, config.hidden_size, init_std=config.init_std)
+        self.norm = norm(config)
+
+    def forward(self, hidden: Tensor, labels: Tensor | None = None, *, drop_ignored: bool = True) -> TokenLoss | Tensor:
+        """The loss of `labels` (N,) at `hidden` (N, D); without labels the logits (..., V) of `hidden` (..., D)."""
+        hidden = self.norm(F.gelu(self.dense(hidden)))
+        if labels is None:
+            return F.linear(hidden, self.weight, self.bias)
+        return cross_entropy(hidden, self.weight, labels, bias=self.bias, drop_ignored=drop_ignored)

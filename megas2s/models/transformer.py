@@ -1,0 +1,229 @@
+"""The models: an encoder with its masked-language head, and an encoder-decoder.
+
+    model = build(config)
+    output = model(batch)                                         # hidden states, heads not yet applied
+    output.decoder_vocabulary_loss(output.decoder_hidden[chosen], labels)
+
+A batch holds `input_ids` and, for an encoder-decoder, `decoder_input_ids`. `attention_mask` (1 = real) says that rows
+are padded on the right; `segment_ids` (and `decoder_segment_ids`) that documents share a row without seeing each
+other, each with positions from 0. Absent, all rows are full: no mask is made and the fastest kernels run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from megas2s.models.attention import causal_mask, padding_mask, segment_mask, segment_positions
+from megas2s.models.config import ModelConfig
+from megas2s.models.freezing import quiet_frozen
+from megas2s.models.heads import MaskedHead, VocabularyHead
+from megas2s.models.layers import DecoderLayer, EmbedNorm, EncoderLayer, Table, norm
+from megas2s.models.output import ModelOutput
+
+
+class Stack(nn.Module):
+    """What encoder and decoder share: embeddings, a list of layers, a last norm."""
+
+    def __init__(self, config: ModelConfig, layers: Sequence[nn.Module], *, embedding: nn.Parameter | None) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.embed = Table(config.vocab_size, width, init_std=config.init_std, weight=embedding)
+        self.positions = Table(config.max_positions, width, init_std=config.init_std)
+        self.embed_norm = EmbedNorm(config)
+        self.layers = nn.ModuleList(layers)
+        self.norm = norm(config)
+        self.max_positions = config.max_positions
+        self.checkpointed = False  # recompute each layer in the backward pass instead of storing its activations
+
+    def embedded(self, ids: Tensor, segments: Tensor | None) -> Tensor:
+        """Token plus position, normed: (B, S) -> (B, S, D)."""
+        if ids.shape[1] > self.max_positions:
+            raise ValueError(f"a row of {ids.shape[1]} tokens exceeds the model's {self.max_positions} positions")
+        positions = torch.arange(ids.shape[1], device=ids.device) if segments is None else segment_positions(segments)
+        states: Tensor = self.embed_norm(self.embed(ids) + self.positions(positions))
+        return states
+
+    def run(self, layer: nn.Module, hidden: Tensor, *rest: Tensor | None) -> Tensor:
+        """One layer, recomputed in the backward pass where that is asked for and there is one."""
+        if self.checkpointed and torch.is_grad_enabled() and _has_backward(layer, hidden, *rest):
+            hidden = checkpoint(layer, hidden, *rest, use_reentrant=False)
+        else:
+            hidden = layer(hidden, *rest)
+        return hidden
+
+
+class Encoder(Stack):
+    """Bidirectional layers over the source."""
+
+    def __init__(self, config: ModelConfig, *, embedding: nn.Parameter | None = None) -> None:
+        layers = [EncoderLayer(config) for _ in range(config.num_encoder_layers)]
+        super().__init__(config, layers, embedding=embedding)
+
+    def forward(self, ids: Tensor, mask: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
+        """(B, S) ids, a mask that broadcasts to (B, H, S, S), (B, S) segments -> (B, S, D)."""
+        hidden = self.embedded(ids, segments)
+        for layer in self.layers:
+            hidden = self.run(layer, hidden, mask)
+        states: Tensor = self.norm(hidden)
+        return states
+
+
+class Decoder(Stack):
+    """Causal layers over the target that read the encoder's states."""
+
+    def __init__(self, config: ModelConfig, *, embedding: nn.Parameter | None = None) -> None:
+        layers = [DecoderLayer(config) for _ in range(config.num_decoder_layers)]
+        super().__init__(config, layers, embedding=embedding)
+
+    def forward(
+        self,
+        ids: Tensor,
+        memory: Tensor,
+        self_mask: Tensor | None = None,
+        cross_mask: Tensor | None = None,
+        segments: Tensor | None = None,
+    ) -> Tensor:
+        """(B, T) ids, (B, S, D) memory -> (B, T, D); see `DecoderLayer` for the masks."""
+        hidden = self.embedded(ids, segments)
+        for layer in self.layers:
+            hidden = self.run(layer, hidden, memory, self_mask, cross_mask)
+        states: Tensor = self.norm(hidden)
+        return states
+
+
+class Model(nn.Module):
+    """What both models share."""
+
+    encoder: Encoder
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def encode(
+        self, input_ids: Tensor, *, attention_mask: Tensor | None = None, segment_ids: Tensor | None = None
+    ) -> Tensor:
+        """The encoder's states: (B, S) -> (B, S, D)."""
+        segments = _padding_apart(segment_ids, attention_mask)
+        mask = None if attention_mask is None else padding_mask(attention_mask)
+        if segments is not None:
+            mask = segment_mask(segments, segments)
+        states: Tensor = self.encoder(input_ids, mask, segment_ids)
+        return states
+
+    def train(self, mode: bool = True) -> Model:
+        """Training or evaluation mode; frozen modules stay in evaluation mode, so that their dropout is off."""
+        super().train(mode)
+        quiet_frozen(self)
+        return self
+
+    def checkpoint_layers(self, enabled: bool = True) -> None:
+        """Recompute layers in the backward pass (Chen et al. 2016): memory of one layer for a third more time."""
+        for stack in self._stacks():
+            stack.checkpointed = enabled
+
+    def compile_layers(self) -> None:
+        """Compile each layer by itself: one small graph serves all layers of a stack; names stay as they are."""
+        for stack in self._stacks():
+            for layer in stack.layers:
+                layer.compile(dynamic=False)
+
+    def _stacks(self) -> list[Stack]:
+        return [module for module in self.children() if isinstance(module, Stack)]
+
+
+class EncoderModel(Model):
+    """An encoder with its head for masked language modelling; exports as RobertaPreLayerNorm."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.encoder = Encoder(config)
+        self.mlm = MaskedHead(config, weight=self.encoder.embed.weight)
+
+    def forward(self, batch: Mapping[str, Tensor]) -> ModelOutput:
+        """Encode `input_ids`; see the head of this module for the fields."""
+        attention_mask, segment_ids = batch.get("attention_mask"), batch.get("segment_ids")
+        hidden = self.encode(batch["input_ids"], attention_mask=attention_mask, segment_ids=segment_ids)
+        return ModelOutput(hidden, None, partial(self.mlm, drop_ignored=attention_mask is not None), None)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores of the whole vocabulary at a few positions: (..., D) -> (..., V)."""
+        states: Tensor = self.mlm(hidden)
+        return states
+
+
+class Seq2SeqModel(Model):
+    """An encoder-decoder; exports as MBart."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        shared: nn.Parameter | None = None
+        if config.tying == "tied":
+            # Registered first, so that named_parameters calls the matrix shared.weight; never called itself.
+            self.shared = Table(config.vocab_size, config.hidden_size, init_std=config.init_std)
+            shared = self.shared.weight
+        self.encoder = Encoder(config, embedding=shared)
+        self.decoder = Decoder(config, embedding=shared)
+        self.head = VocabularyHead(config, weight=None if config.tying == "untied" else self.decoder.embed.weight)
+
+    def forward(self, batch: Mapping[str, Tensor]) -> ModelOutput:
+        """Encode `input_ids`, decode `decoder_input_ids`; see the head of this module for the other fields."""
+        attention_mask, segment_ids = batch.get("attention_mask"), batch.get("segment_ids")
+        memory = self.encode(batch["input_ids"], attention_mask=attention_mask, segment_ids=segment_ids)
+        hidden = self.decode(
+            batch["decoder_input_ids"],
+            memory,
+            attention_mask=attention_mask,
+            segment_ids=segment_ids,
+            decoder_segment_ids=batch.get("decoder_segment_ids"),
+        )
+        return ModelOutput(memory, hidden, None, partial(self.head, drop_ignored=attention_mask is not None))
+
+    def decode(
+        self,
+        decoder_input_ids: Tensor,
+        memory: Tensor,
+        *,
+        attention_mask: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+        decoder_segment_ids: Tensor | None = None,
+    ) -> Tensor:
+        """The decoder's states, (B, T), (B, S, D) -> (B, T, D); `attention_mask` and `segment_ids` are the source's."""
+        self_mask = None
+        cross_mask = None if attention_mask is None else padding_mask(attention_mask)
+        if decoder_segment_ids is not None:
+            sources = _padding_apart(segment_ids, attention_mask)
+            if sources is None:
+                raise ValueError("decoder_segment_ids need segment_ids: which source each target belongs to")
+            causal = causal_mask(decoder_input_ids.shape[1], decoder_input_ids.device)
+            self_mask = segment_mask(decoder_segment_ids, decoder_segment_ids) & causal
+            cross_mask = segment_mask(decoder_segment_ids, sources)
+        states: Tensor = self.decoder(decoder_input_ids, memory, self_mask, cross_mask, decoder_segment_ids)
+        return states
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores of the whole vocabulary at a few positions: (..., D) -> (..., V)."""
+        states: Tensor = self.head(hidden)
+        return states
+
+
+def build(config: ModelConfig) -> EncoderModel | Seq2SeqModel:
+    """The model that `config` describes, with random weights (see `init.seeded`)."""
+    return Seq2SeqModel(config) if config.is_seq2seq else EncoderModel(config)
+
+
+def _padding_apart(segments: Tensor | None, attention_mask: Tensor | None) -> Tensor | None:
+    """Segments in which padding is one of its own, so that no real token sees it and no row of a mask is empty."""
+    if segments is None or attention_mask is None:
+        return segments
+    return segments.masked_fill(~attention_mask.bool(), -1)
+
+
+def _has_backward(layer: nn.Module, *inputs: Tensor | None) -> bool:
+    moving = any(tensor is not None and tensor.requires_grad for tensor in inputs)
+    return moving or any(parameter.requires_grad for parameter in layer.parameters())
