@@ -1,0 +1,12 @@
+"""The list of objectives: what a recipe's `objective` may be, told apart by its `name`."""
+
+from typing import Annotated
+
+from pydantic import Discriminator
+
+from megas2s.objectives.clm import CLM
+from megas2s.objectives.denoising import Denoising
+from megas2s.objectives.mixture import ObjectiveMixture
+from megas2s.objectives.mlm import MLM
+
+Objective = Annotated[MLM | Denoising | CLM | ObjectiveMixture, Discriminator("name")]

@@ -2,7 +2,7 @@
 
     shape = Shape(vocabulary, source_length=512, target_length=512)
     tokens = windows[i]                                   # objective.window_size(shape) raw tokens
-    example = objective.corrupt(tokens, rng, shape)       # NumPy, in a loader worker
+    example = objective.corrupt(tokens, rng, shape, n)    # NumPy, in a loader worker
     losses = objective.loss(model(batch), batch)          # torch, in the engine
 
 An objective is its own configuration: a frozen `@spec` with a `name`. It knows neither loader nor engine.
@@ -68,8 +68,9 @@ class Objective(Protocol):
     def row_lengths(self, tokens: int, shape: Shape) -> RowLengths:
         """The columns that examples of `tokens` raw tokens need."""
 
-    def corrupt(self, tokens: np.ndarray, rng: np.random.Generator, shape: Shape) -> Example:
-        """One example from `tokens` (R,) integers; all randomness comes from `rng`. Fields, int64, unpadded:
+    def corrupt(self, tokens: np.ndarray, rng: np.random.Generator, shape: Shape, number: int) -> Example:
+        """One example from `tokens` (R,) integers, the sample of that number. All randomness comes from `rng`; the
+        number is for what is dealt out in exact shares. Fields, int64, unpadded:
 
         encoder objectives: `input_ids` (S,), `masked_positions` (k,), `labels` (k,)
         seq2seq objectives: `input_ids` (S,), `decoder_input_ids` (T,), `labels` (T,)

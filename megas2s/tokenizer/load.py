@@ -40,6 +40,9 @@ SPACELESS = [
     (0x20000, 0x3FFFF),  # Han, extensions
 ]
 
+SENTENCE_FINAL = tuple(".!?…。．！？｡।॥؟۔።։။។")
+CLOSING_QUOTES = "\"')]”’»›」』）"
+
 
 class Tokenizer:
     """Text to ids and back, without special tokens: no text ever produces one."""
@@ -61,6 +64,8 @@ class Tokenizer:
         Raises BadData where files are missing, altered, or of a kind that is not read here.
         """
         path = Path(folder)
+        if path.name == tokenizer_folder.MODEL and (path.parent / tokenizer_folder.METADATA).is_file():
+            path = path.parent
         if (path / tokenizer_folder.METADATA).is_file():
             return cls(tokenizer_folder.read(path), path)
         if not path.exists():
@@ -130,6 +135,14 @@ def opens_word(piece: str) -> bool:
     return bool(piece) and any(first <= ord(piece[0]) <= last for first, last in SPACELESS)
 
 
+def ends_sentence(piece: str) -> bool:
+    """Whether a piece closes a sentence: a newline, or a full stop of some script with any quotes after it.
+
+    A rough rule, for shuffling sentences: the dot of an abbreviation or a number counts too.
+    """
+    return piece == NEWLINE or piece.rstrip(CLOSING_QUOTES).endswith(SENTENCE_FINAL)
+
+
 def _vocabulary(proto: ModelProto, metadata: Metadata, fingerprint: str) -> Vocabulary:
     """Ordinary ids are the pieces of text: random replacements never draw a lone byte or a special token."""
     ordinary = [number for number, piece in enumerate(proto.pieces) if piece.type == piece.NORMAL]
@@ -147,5 +160,6 @@ def _vocabulary(proto: ModelProto, metadata: Metadata, fingerprint: str) -> Voca
         sentinels=tuple(metadata.sentinels),
         ordinary=np.array(ordinary, dtype=np.int32),
         word_starts=np.array(starts, dtype=bool),
+        sentence_ends=np.array([ends_sentence(piece.piece) for piece in proto.pieces], dtype=bool),
         fingerprint=fingerprint,
     )

@@ -27,6 +27,7 @@ class Vocabulary:
     sentinels: tuple[int, ...]  # first sentinel first
     ordinary: np.ndarray  # int32 (N,): ids that text can produce; random replacements are drawn from these
     word_starts: np.ndarray  # bool (size,): whether the piece opens a word
+    sentence_ends: np.ndarray  # bool (size,): whether the piece closes a sentence
     fingerprint: str  # of the tokenizer: same fingerprint, same ids for the same text
 
     @property

@@ -1,0 +1,104 @@
+"""Noise with exact counts: how many tokens, which spans, and what a row looks like without them. NumPy only.
+
+    tokens                thank you for inviting me to your party     R = 8, n = 3 noised in K = 2 spans
+    spans                           ---------------      -----
+    without_spans         thank you me to party                       R - n
+    spans_as_masks        thank you <mask> me to <mask> party         R - n + K
+
+Span lengths are Multinomial(n; 1/K ... 1/K): K Poisson lengths given their sum, zeros included. Places are uniform
+over all ways to put K spans, in order and not overlapping, among the R - n tokens that stay; two may touch. The
+lengths of the rows are therefore known before anything is drawn.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+from megas2s.tokenizer.vocab import Vocabulary
+
+
+class Spans(NamedTuple):
+    """K spans in order: where they start in the window, their lengths, and their slots among the tokens that stay."""
+
+    starts: np.ndarray  # (K,)
+    lengths: np.ndarray  # (K,), zeros allowed
+    slots: np.ndarray  # (K,) ascending places in a row of R - n + K entries, one per token that stays and per span
+
+
+def span_counts(tokens: int, density: float, mean_length: float) -> tuple[int, int]:
+    """(n, K): how many of `tokens` are noised, in how many spans."""
+    noised = round(density * tokens)
+    return noised, max(1, round(noised / mean_length)) if noised else 0
+
+
+def draw_spans(rng: np.random.Generator, tokens: int, noised: int, spans: int) -> Spans:
+    """Lengths and places of `spans` spans that cover `noised` of `tokens` tokens."""
+    lengths = np.bincount(rng.integers(spans, size=noised), minlength=spans)  # multinomial, faster than by name
+    slots = rng.choice(tokens - noised + spans, spans, replace=False, shuffle=False)
+    slots.sort()
+    starts = slots - np.arange(spans)
+    starts[1:] += np.cumsum(lengths[:-1])
+    return Spans(starts, lengths, slots)
+
+
+def without_spans(tokens: np.ndarray, spans: Spans) -> np.ndarray:
+    """The tokens that stay."""
+    ends = np.cumsum(spans.lengths)
+    gone = np.repeat(spans.starts - ends + spans.lengths, spans.lengths) + np.arange(ends[-1])
+    stays = np.ones(len(tokens), dtype=bool)
+    stays[gone] = False
+    return tokens[stays]
+
+
+def spans_as_masks(tokens: np.ndarray, spans: Spans, mask: int) -> np.ndarray:
+    """The tokens that stay, with one `mask` where each span was, also where its length is 0."""
+    kept = without_spans(tokens, spans)
+    is_token = np.ones(len(kept) + len(spans.slots), dtype=bool)
+    is_token[spans.slots] = False
+    row = np.full(len(is_token), mask, dtype=kept.dtype)
+    row[is_token] = kept
+    return row
+
+
+def permute_sentences(tokens: np.ndarray, rng: np.random.Generator, vocabulary: Vocabulary) -> np.ndarray:
+    """The sentences of each document in random order; documents stay in place, their [DOC] at their end.
+
+    A sentence ends after a piece that closes one (`Vocabulary.sentence_ends`) or before a [DOC].
+    """
+    is_doc = tokens == vocabulary.doc if vocabulary.doc is not None else np.zeros(len(tokens), dtype=bool)
+    ends = vocabulary.sentence_ends[tokens] | is_doc
+    starts = np.concatenate(([True], ends[:-1] | is_doc[1:]))
+    sentence = np.cumsum(starts) - 1  # of each token
+    keys = rng.random(int(sentence[-1]) + 1)
+    keys[sentence[is_doc]] = 2.0  # after every sentence of its document
+    document = np.concatenate(([0], np.cumsum(is_doc)[:-1]))
+    return tokens[np.lexsort((np.arange(len(tokens)), keys[sentence], document))]
+
+
+def with_end(tokens: np.ndarray, end: int) -> np.ndarray:
+    """`tokens` and `end` after them, int64."""
+    row = np.empty(len(tokens) + 1, dtype=np.int64)
+    row[:-1] = tokens
+    row[-1] = end
+    return row
+
+
+def teacher_forced(labels: np.ndarray, start: int) -> np.ndarray:
+    """What the decoder reads while it predicts `labels`: the same, one later, after `start`."""
+    row = np.empty_like(labels)
+    row[0] = start
+    row[1:] = labels[:-1]
+    return row
+
+
+@functools.lru_cache(maxsize=8)
+def special_table(vocabulary: Vocabulary) -> np.ndarray:
+    """bool (size,): the ids that stand for no text."""
+    v = vocabulary
+    ids = [v.pad, v.eos, v.unk, v.bos, v.mask, v.doc, v.clm, *v.languages.values(), *v.sentinels]
+    table = np.zeros(v.size, dtype=bool)
+    table[[token for token in ids if token is not None]] = True
+    return table
