@@ -91,7 +91,7 @@ def _step(kind: Any, part: int | str) -> Any:
         return next((step for step in stepped if step is not None), None)
     if dataclasses.is_dataclass(kind):
         return typing.get_type_hints(kind, include_extras=True).get(str(part))
-    arguments = typing.get_args(kind)
+    arguments = [argument for argument in typing.get_args(kind) if argument is not Ellipsis]
     return arguments[-1] if arguments else None
 
 
