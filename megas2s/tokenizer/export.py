@@ -35,20 +35,22 @@ def companions(model: bytes, metadata: Metadata) -> dict[str, str]:
     if proto.trainer_spec.model_type != proto.trainer_spec.UNIGRAM:
         kind = proto.trainer_spec.ModelType.Name(proto.trainer_spec.model_type)
         raise BadData(f"this SentencePiece model is of type {kind}; bring its tokenizer.json along, or a unigram model")
-    fast = _fast_tokenizer(proto, metadata)
-    special = _special_tokens(proto, metadata)
-    config = {
+    return {
+        folder.FAST: _fast_tokenizer(proto, metadata).to_str(pretty=False),
+        folder.CONFIG: json.dumps(configuration(proto, metadata), indent=2, ensure_ascii=False) + "\n",
+        folder.SPECIAL: json.dumps(_special_tokens(proto, metadata), indent=2, ensure_ascii=False) + "\n",
+    }
+
+
+def configuration(proto: ModelProto, metadata: Metadata) -> dict[str, object]:
+    """The content of tokenizer_config.json."""
+    return {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        **special,
+        **_special_tokens(proto, metadata),
         "clean_up_tokenization_spaces": False,
         "padding_side": "right",
         "truncation_side": "right",
         "model_input_names": ["input_ids", "attention_mask"],
-    }
-    return {
-        folder.FAST: fast.to_str(pretty=False),
-        folder.CONFIG: json.dumps(config, indent=2, ensure_ascii=False) + "\n",
-        folder.SPECIAL: json.dumps(special, indent=2, ensure_ascii=False) + "\n",
     }
 
 

@@ -67,6 +67,8 @@ class Stored(NamedTuple):
 
 def write(stored: Stored, folder: Path, record: Mapping[str, object]) -> None:
     """Put a tokenizer at `folder` in one step, the metadata last of its files; `record` is kept in its manifest."""
+    if folder.exists() and not (folder / METADATA).is_file() and (folder.is_file() or any(folder.iterdir())):
+        raise BadConfig(f"{folder} exists and is no tokenizer; name a new or empty folder")
     temporary = files.temporary_folder(folder)
     if temporary.exists():
         shutil.rmtree(temporary)

@@ -18,8 +18,8 @@ from sentencepiece import SentencePieceProcessor
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from megas2s.errors import BadData
-from megas2s.tokenizer.export import companions
-from megas2s.tokenizer.folder import CLM, CONFIG, DOC, FAST, METADATA, PAD, SPECIAL, Metadata, Stored
+from megas2s.tokenizer.export import companions, configuration
+from megas2s.tokenizer.folder import CLM, CONFIG, DOC, FAST, METADATA, PAD, Metadata, Stored
 
 log = logging.getLogger(__name__)
 
@@ -35,16 +35,16 @@ def import_model(path: Path) -> Stored:
     file = path if path.is_file() else _model_file(path)
     proto = _read_model(file)
     config = _read_json(file.parent / CONFIG)
-    fast = _read_json(file.parent / FAST) if (file.parent / CONFIG).is_file() or path.is_dir() else {}
+    fast = _read_json(file.parent / FAST)
     numbered = _numbering(proto, config, fast, file.parent)
     if numbered is not None:
         proto = _renumber(proto, numbered)
+    _hide_specials(proto, fast)
     metadata = _describe(proto, config, file)
     model = proto.SerializeToString(deterministic=True)
-    if fast:
-        names = [name for name in (FAST, CONFIG, SPECIAL) if (file.parent / name).is_file()]
-        return Stored(model, metadata, {name: (file.parent / name).read_text(encoding="utf-8") for name in names})
-    return Stored(model, metadata, companions(model, metadata))
+    if not fast:
+        return Stored(model, metadata, companions(model, metadata))
+    return Stored(model, metadata, _adopted(proto, metadata, config, fast))
 
 
 def _model_file(folder: Path) -> Path:
@@ -117,6 +117,27 @@ def _renumber(proto: ModelProto, numbered: dict[int, str]) -> ModelProto:
         )
     renumbered.trainer_spec.vocab_size = len(renumbered.pieces)
     return renumbered
+
+
+def _hide_specials(proto: ModelProto, fast: dict[str, Any]) -> None:
+    """What transformers calls special becomes a control symbol: text never produces it, whatever the model says."""
+    special = {added["content"] for added in fast.get("added_tokens", []) if added.get("special")}
+    for piece in proto.pieces:
+        if piece.piece in special and piece.type in (Piece.NORMAL, Piece.USER_DEFINED):
+            piece.type = Piece.CONTROL
+
+
+def _adopted(proto: ModelProto, metadata: Metadata, config: dict[str, Any], fast: dict[str, Any]) -> dict[str, str]:
+    """The tokenizer's own files for transformers, a padding token that was added here included."""
+    pad = proto.pieces[metadata.pad].piece
+    if all(added["content"] != pad for added in fast.get("added_tokens", [])):
+        plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+        fast = {**fast, "added_tokens": [*fast.get("added_tokens", []), {"id": metadata.pad, "content": pad, **plain}]}
+    config = config or configuration(proto, metadata)
+    return {
+        FAST: json.dumps(fast, ensure_ascii=False),
+        CONFIG: json.dumps({**config, "pad_token": pad}, indent=2, ensure_ascii=False) + "\n",
+    }
 
 
 def _describe(proto: ModelProto, config: dict[str, Any], file: Path) -> Metadata:

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 MULTIPLE = 128
 LONGEST = 1000  # characters of one training line; longer ones are cut
-LANGUAGE_CODE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,19}")
+LANGUAGE_CODE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
 
 # Scores are rounded to multiples of this. A sum of such numbers is exact in float32 up to 2^17, more than a part of
 # text (load.PART) can reach, so that SentencePiece (float32) and tokenizers (float64) find the same best
@@ -119,7 +119,7 @@ def language_tags(spec: TokenizerSpec, found: list[str]) -> list[str]:
     for language in languages:
         if not LANGUAGE_CODE.fullmatch(language):
             raise BadConfig(
-                f"{language!r} cannot be a language code: use 1 to 20 letters, digits, '-' or '_', a letter first"
+                f"{language!r} cannot be a language code: use 1 to 32 letters, digits, '-' or '_', a letter first"
             )
         if tag(language) in (DOC, CLM):
             raise BadConfig(f"the language code {language!r} is taken by the special token {tag(language)}")
