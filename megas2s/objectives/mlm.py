@@ -69,15 +69,18 @@ class MLM:
         choose = _choose_words if self.whole_word else _choose_tokens
         chosen = choose(tokens, slots, rng, vocabulary)
         row = with_end(tokens, vocabulary.eos)
-        labels = np.full(slots, IGNORED, dtype=np.int64)
-        positions = np.zeros(slots, dtype=np.int64)
-        labels[: len(chosen)] = row[chosen]
-        positions[: len(chosen)] = chosen
+        labels = row[chosen]
         fate = rng.random(len(chosen))
         row[chosen[fate >= self.keep + self.random]] = vocabulary.mask
-        replaced = chosen[fate < self.random]
-        row[replaced] = vocabulary.ordinary[rng.integers(len(vocabulary.ordinary), size=len(replaced))]
-        return {"input_ids": row, "masked_positions": positions, "labels": labels}
+        replaced = fate < self.random
+        if replaced.any():  # uniform below `random`: the same draw says by which token
+            which = fate[replaced] * (len(vocabulary.ordinary) / self.random)
+            row[chosen[replaced]] = vocabulary.ordinary.take(which.astype(np.int64), mode="clip")
+        if len(chosen) < slots:
+            missing = slots - len(chosen)
+            labels = np.append(labels, np.full(missing, IGNORED))
+            chosen = np.append(chosen, np.zeros(missing, dtype=np.int64))
+        return {"input_ids": row, "masked_positions": chosen, "labels": labels}
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """The predicted tokens of each row."""
@@ -92,12 +95,12 @@ class MLM:
 
 def _choose_tokens(tokens: np.ndarray, count: int, rng: np.random.Generator, vocabulary: Vocabulary) -> np.ndarray:
     """`count` places of text in ascending order, all sets equally likely; fewer where the window has fewer."""
-    special = special_table(vocabulary)[tokens]
-    if not special.any():
-        chosen = rng.choice(len(tokens), count, replace=False, shuffle=False)
-    else:
-        places = np.flatnonzero(~special)
-        chosen = places[rng.choice(len(places), min(count, len(places)), replace=False, shuffle=False)]
+    special = special_table(vocabulary).take(tokens)
+    keys = rng.random(len(tokens))
+    if specials := np.count_nonzero(special):
+        keys[special] = 1.0  # beyond every other
+        count = min(count, len(tokens) - specials)
+    chosen = keys.argpartition(count)[:count] if count < len(tokens) else np.arange(count)
     chosen.sort()
     return chosen
 

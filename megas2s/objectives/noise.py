@@ -36,18 +36,18 @@ def span_counts(tokens: int, density: float, mean_length: float) -> tuple[int, i
 
 def draw_spans(rng: np.random.Generator, tokens: int, noised: int, spans: int) -> Spans:
     """Lengths and places of `spans` spans that cover `noised` of `tokens` tokens."""
-    lengths = np.bincount(rng.integers(spans, size=noised), minlength=spans)  # multinomial, faster than by name
-    slots = rng.choice(tokens - noised + spans, spans, replace=False, shuffle=False)
+    lengths = np.bincount((rng.random(noised) * spans).astype(np.int64), minlength=spans)  # each token joins a span
+    slots = rng.random(tokens - noised + spans).argpartition(spans - 1)[:spans]
     slots.sort()
     starts = slots - np.arange(spans)
-    starts[1:] += np.cumsum(lengths[:-1])
+    starts[1:] += lengths[:-1].cumsum()
     return Spans(starts, lengths, slots)
 
 
 def without_spans(tokens: np.ndarray, spans: Spans) -> np.ndarray:
     """The tokens that stay."""
-    ends = np.cumsum(spans.lengths)
-    gone = np.repeat(spans.starts - ends + spans.lengths, spans.lengths) + np.arange(ends[-1])
+    ends = spans.lengths.cumsum()
+    gone = (spans.starts - ends + spans.lengths).repeat(spans.lengths) + np.arange(ends[-1])
     stays = np.ones(len(tokens), dtype=bool)
     stays[gone] = False
     return tokens[stays]
