@@ -1,0 +1,154 @@
+"""Memory of one GPU in training: model states under ZeRO, activations, and what the vocabulary loss holds.
+
+P parameters, of which T train; e bytes per element (2 in bf16 and fp16, 4 in fp32); N ranks.
+
+    parameters   e P                                                         ZeRO-3: e P / N, and gathered ones
+    gradients    e T (4 T where they are summed in fp32)                     ZeRO-2, 3: / N
+    optimizer    12 T: fp32 weight and two moments                           ZeRO-1, 2, 3: / N
+    update       4 T: the fp32 gradients that the optimizer reads            likewise
+
+This is what DeepSpeed 0.19 allocates, and for ZeRO-2 its own estimate, 2 P + 18 P / N; its estimate for ZeRO-3 leaves
+out the low-precision gradients, 2 P / N. The update's share exists while no activations do, so the peak takes the
+larger of the two. Offloaded states are counted as host memory per rank, pinned copies and NVMe buffers aside.
+
+Activations, per token and layer in elements: 8 D + 2 F in an encoder layer (inputs of two norms and of three groups
+of matrices, queries, keys, values, mixture, both sides of the activation) and 12 D + 2 F in a decoder layer, with
+2 D per source token for cross-attention's keys and values; a byte and D per dropout. A checkpointed layer keeps D, its
+input, and one layer at a time is whole. Layers without a backward pass keep nothing. Attention is the fused kind: no
+scores are stored. The framework's own memory, about 1 GiB, fragmentation, and buffers inside kernels are not counted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Collection
+from typing import NamedTuple
+
+from megas2s.models.loss import LOGITS_PER_CHUNK
+from megas2s.train.flops import Shapes, StepSize, depth, layers_with_backward, vocabulary_matrix
+
+FP32 = 4
+ELEMENT_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sharding:
+    """How model states are spread over ranks. Buckets and limits count elements, as DeepSpeed's keys do."""
+
+    zero_stage: int = 0
+    ranks: int = 1
+    offload_optimizer: bool = False
+    offload_parameters: bool = False
+    fp32_gradients: bool = False  # micro-batches are summed in fp32
+    bucket: int = 0  # reduce_bucket_size
+    buckets: int = 1  # 2 where communication overlaps with the backward pass
+    live_parameters: int = 0  # stage3_max_live_parameters: gathered at once
+    sub_group: int = 10**9  # sub_group_size: parameters that ZeRO-3 updates at once
+
+
+class States(NamedTuple):
+    """Bytes of model states on one GPU, and on the host for one rank."""
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    update: int  # while the optimizer steps
+    buffers: int  # gathered parameters and communication buckets
+    host: int
+
+
+class Memory(NamedTuple):
+    """Bytes on one GPU. `peak` is what must fit."""
+
+    states: States
+    activations: int
+    vocabulary: int  # a chunk of logits and the gradients made with it
+
+    @property
+    def peak(self) -> int:
+        """The larger of the backward pass's start and the optimizer's step."""
+        states = self.states
+        resting = states.parameters + states.gradients + states.optimizer + states.buffers
+        return resting + max(states.update, self.activations + self.vocabulary)
+
+
+def model_states(
+    shapes: Shapes, sharding: Sharding, *, precision: str = "bf16", frozen: Collection[str] = ()
+) -> States:
+    """Parameters, gradients and optimizer state of one rank; see the head of this module."""
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    every = sum(sizes.values())
+    training = sum(size for name, size in sizes.items() if name not in frozen)
+    element, stage = ELEMENT_BYTES[precision], sharding.zero_stage
+
+    def share(bytes_: int, *, from_stage: int) -> int:
+        return -(-bytes_ // sharding.ranks) if stage >= from_stage else bytes_
+
+    has_master = precision != "fp32" or stage > 0
+    summed_in = FP32 if sharding.fp32_gradients else element
+    parameters = share(element * every, from_stage=3)
+    gradients = share(summed_in * training, from_stage=2)
+    optimizer = share((2 + has_master) * FP32 * training, from_stage=1)
+    update = share(FP32 * training, from_stage=1) if has_master and not (stage <= 1 and sharding.fp32_gradients) else 0
+    buffers = _buffers(sharding, sizes, element)
+    host = 0
+    if sharding.offload_optimizer:
+        host += optimizer + update + (gradients if stage == 3 else 0)  # ZeRO-2 keeps them there in fp32 alone
+        optimizer = update = 0
+        gradients = gradients if stage < 2 else 0
+    elif stage == 3:
+        update = min(update, FP32 * sharding.sub_group)
+    if sharding.offload_parameters:
+        host, parameters = host + parameters, 0
+    return States(parameters, gradients, optimizer, update, buffers, host)
+
+
+def activations(
+    shapes: Shapes,
+    size: StepSize,
+    *,
+    precision: str = "bf16",
+    frozen: Collection[str] = (),
+    dropout: bool = True,
+    checkpointing: bool = False,
+) -> int:
+    """Bytes that one micro-batch of `size.rows` rows leaves for its backward pass."""
+    element, width = ELEMENT_BYTES[precision], shapes["encoder.norm.weight"][0]
+    total = 0
+    for stack, layers in zip(("encoder", "decoder"), layers_with_backward(shapes, frozen=frozen), strict=True):
+        if not depth(shapes, stack):
+            continue
+        columns = size.target if stack == "decoder" else size.source
+        inner = shapes[f"{stack}.layers.0.ffn.up.weight"][0]
+        sublayers = 3 if stack == "decoder" else 2
+        layer = columns * (element * (4 * sublayers * width + 2 * inner) + sublayers * width * dropout)
+        if stack == "decoder":
+            layer += size.source * element * 2 * width
+        kept = columns * element * width
+        ends = 2 * kept if layers else kept  # the last norm; a frozen encoder still leaves its output
+        if layers == depth(shapes, stack):
+            ends += kept + columns * width * dropout  # the norm over embeddings
+        total += ends + (layers * kept + layer * (layers > 0) if checkpointing else layers * layer)
+    return size.rows * total
+
+
+def vocabulary_loss(shapes: Shapes, size: StepSize, *, precision: str = "bf16", frozen: Collection[str] = ()) -> int:
+    """Bytes of the loss against the vocabulary: a chunk of logits, their softmax, and the gradients made from them."""
+    element, matrix = ELEMENT_BYTES[precision], vocabulary_matrix(shapes)
+    entries, width = shapes[matrix]
+    positions = size.rows * size.predicted
+    chunks = max(1, -(-positions * entries // LOGITS_PER_CHUNK))
+    chunk = -(-positions // chunks) * entries
+    summed_in = FP32 if chunks > 1 else element
+    by_matrix = 0 if matrix in frozen else entries * width * (summed_in + element)  # summed, then scaled
+    return chunk * (element + FP32) + positions * width * element * 2 + by_matrix
+
+
+def _buffers(sharding: Sharding, sizes: dict[str, int], element: int) -> int:
+    """Communication buckets and, under ZeRO-3, whole parameters: the live ones, and the largest with its gradient."""
+    total = sharding.bucket * sharding.buckets * element if sharding.zero_stage > 0 else 0
+    if sharding.zero_stage == 3:
+        largest = max(sizes.values())
+        total += element * (min(max(largest, sharding.live_parameters), sum(sizes.values())) + largest)
+    return total

@@ -1,0 +1,134 @@
+import pytest
+import torch
+
+from megas2s.models.config import ModelConfig
+from megas2s.models.freezing import freeze, frozen_names
+from megas2s.models.parameters import parameter_shapes
+from megas2s.models.transformer import build
+from megas2s.train.flops import StepSize
+from megas2s.train.memory import Memory, Sharding, States, activations, model_states, vocabulary_loss
+
+BASE = {"vocab_size": 96, "hidden_size": 64, "num_heads": 4, "ffn_size": 256, "max_positions": 64, "dropout": 0.0}
+ENCODER = ModelConfig(**BASE, num_encoder_layers=3)
+SEQ2SEQ = ModelConfig(**BASE, num_encoder_layers=3, num_decoder_layers=2, tying="tied_to_decoder")
+BOTTOM = ["encoder.embed.*", "encoder.positions.*", "encoder.embed_norm.*", "encoder.layers.0.*"]
+
+
+def test_model_states_by_hand():
+    shapes = {"a.weight": (1000, 2), "b.weight": (500, 2)}  # 3000 parameters, 1000 of them frozen
+    frozen = {"b.weight"}
+    alone = model_states(shapes, Sharding(), frozen=frozen)
+    assert alone == States(parameters=6000, gradients=4000, optimizer=24000, update=8000, buffers=0, host=0)
+    zero2 = model_states(shapes, Sharding(zero_stage=2, ranks=4), frozen=frozen)
+    assert zero2 == States(parameters=6000, gradients=1000, optimizer=6000, update=2000, buffers=0, host=0)
+    # ZeRO-3 gathers its largest matrix, 2000, and makes that one's gradient: 2 * 2000 * 2 bytes.
+    zero3 = model_states(shapes, Sharding(zero_stage=3, ranks=4), frozen=frozen)
+    assert zero3 == States(parameters=1500, gradients=1000, optimizer=6000, update=2000, buffers=8000, host=0)
+    plain = model_states(shapes, Sharding(), precision="fp32", frozen=frozen)
+    assert plain == States(parameters=12000, gradients=8000, optimizer=16000, update=0, buffers=0, host=0)
+    summed = model_states(shapes, Sharding(zero_stage=1, ranks=4, fp32_gradients=True, bucket=10), frozen=frozen)
+    assert summed == States(parameters=6000, gradients=8000, optimizer=6000, update=0, buffers=20, host=0)
+
+
+@pytest.mark.parametrize("ranks", [1, 4, 64])
+@pytest.mark.parametrize("offload", [False, True])
+def test_zero_2_agrees_with_deepspeeds_estimate(ranks, offload):
+    stage_1_and_2 = pytest.importorskip("deepspeed.runtime.zero.stage_1_and_2")
+    shapes = {"a.weight": (2**20, 24)}
+    states = model_states(shapes, Sharding(zero_stage=2, ranks=ranks, offload_optimizer=offload))
+    host, gpu = stage_1_and_2.estimate_zero2_model_states_mem_needs(
+        2**20 * 24, num_gpus_per_node=ranks, cpu_offload=offload, additional_buffer_factor=1
+    )
+    assert states.parameters + states.gradients + states.optimizer + states.update == gpu
+    if offload and ranks <= 4:  # with more ranks its estimate is of the moment at which each loads the whole model
+        assert states.host * ranks == host
+
+
+@pytest.mark.parametrize("ranks", [1, 4, 64])
+@pytest.mark.parametrize(("optimizer", "parameters"), [(False, False), (True, False), (True, True)])
+def test_zero_3_agrees_with_deepspeeds_estimate_but_for_low_precision_gradients(ranks, optimizer, parameters):
+    stage3 = pytest.importorskip("deepspeed.runtime.zero.stage3")
+    shapes = {"a.weight": (2**20, 24), "b.weight": (2**20, 8)}
+    total, largest = 2**25, 24 * 2**20
+    sharding = Sharding(zero_stage=3, ranks=ranks, offload_optimizer=optimizer, offload_parameters=parameters)
+    states = model_states(shapes, sharding)
+    host, gpu, _ = stage3.estimate_zero3_model_states_mem_needs(
+        total,
+        largest,
+        num_gpus_per_node=ranks,
+        cpu_offload=optimizer,
+        cpu_offload_params=parameters,
+        additional_buffer_factor=1,
+    )
+    left_out = 2 * total // ranks
+    on_gpu = states.parameters + states.gradients + states.optimizer + states.update + states.buffers
+    if optimizer:
+        assert (on_gpu, states.host * ranks) == (gpu, host + left_out * ranks)
+    else:
+        assert (on_gpu, states.host) == (gpu + left_out, 0)
+
+
+def test_the_peak_takes_activations_or_the_update_never_both():
+    states = States(parameters=10, gradients=20, optimizer=30, update=40, buffers=50, host=1000)
+    assert Memory(states, activations=15, vocabulary=10).peak == 10 + 20 + 30 + 50 + 40
+    assert Memory(states, activations=45, vocabulary=10).peak == 10 + 20 + 30 + 50 + 45 + 10
+
+
+def stored(config: ModelConfig, patterns: list[str], size: StepSize, *, checkpointing: bool) -> int:
+    """Bytes of activations that autograd holds when the forward pass of the real model ends."""
+    model = build(config)
+    freeze(model, patterns)
+    model.checkpoint_layers(checkpointing)
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    alive, found = [], {}
+
+    def note(tensor):
+        storage = tensor.untyped_storage()
+        if tensor.is_floating_point() and storage.data_ptr() not in own:
+            alive.append(tensor)
+            found[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    batch = {"input_ids": torch.randint(96, (size.rows, size.source))}
+    if config.is_seq2seq:
+        batch["decoder_input_ids"] = torch.randint(96, (size.rows, size.target))
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        output = model(batch)
+        note(output.decoder_hidden if config.is_seq2seq else output.encoder_hidden)
+    return sum(found.values())
+
+
+@pytest.mark.parametrize(
+    ("config", "patterns"), [(ENCODER, []), (ENCODER, BOTTOM), (SEQ2SEQ, []), (SEQ2SEQ, ["encoder.*"])]
+)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_activations_are_what_autograd_keeps(config, patterns, checkpointing):
+    size = StepSize(rows=4, source=40, target=32 if config.is_seq2seq else 0, predicted=6)
+    shapes, frozen = parameter_shapes(config), frozen_names(config, patterns)
+    how = {"precision": "fp32", "dropout": False, "checkpointing": checkpointing}
+    found = activations(shapes, size, frozen=frozen, **how)
+    if checkpointing:  # one layer of each stack is whole while it is recomputed, which is after the forward pass
+        found -= 4 * 4 * (32 * (12 * 64 + 2 * 256) + 40 * 2 * 64) if config.is_seq2seq else 0
+        found -= 4 * 4 * 40 * (8 * 64 + 2 * 256) if patterns != ["encoder.*"] else 0
+    assert found == pytest.approx(stored(config, patterns, size, checkpointing=checkpointing), rel=0.05)
+
+
+def test_a_frozen_encoder_keeps_only_its_output():
+    size = StepSize(rows=2, source=40, target=32, predicted=32)
+    shapes = parameter_shapes(SEQ2SEQ)
+    longer = size._replace(source=50)
+    frozen = frozen_names(SEQ2SEQ, ["encoder.*"])
+    grown = activations(shapes, longer, frozen=frozen) - activations(shapes, size, frozen=frozen)
+    # 20 more source tokens of 2 bytes and width 64: the encoder's output, and two layers' keys and values.
+    assert grown == 20 * 2 * 64 * (1 + 2 * 2)
+
+
+def test_the_vocabulary_loss_by_hand():
+    # 2 rows predict 3 positions each: 6 * 96 logits in bf16 and their softmax in fp32, the states and their gradient,
+    # the matrix's gradient and its scaled copy. One chunk, so that gradient is in bf16.
+    shapes, size = parameter_shapes(ENCODER), StepSize(rows=2, source=9, target=0, predicted=3)
+    assert vocabulary_loss(shapes, size) == 6 * 96 * (2 + 4) + 6 * 64 * 2 * 2 + 96 * 64 * (2 + 2)
+    # 2000 positions of 250 112 entries are 8 chunks of at most 2^26 elements: 250 positions, and sums in fp32.
+    wide = {**shapes, "encoder.embed.weight": (250_112, 64)}
+    found = vocabulary_loss(wide, StepSize(rows=20, source=200, target=0, predicted=100))
+    assert found == 250 * 250_112 * 6 + 2000 * 64 * 4 + 250_112 * 64 * (4 + 2)
