@@ -1,0 +1,155 @@
+"""Parquet, CSV and Hugging Face datasets as blocks of rows, through `datasets` in streaming mode.
+
+`datasets` runs no code that comes with the data (since version 4), and only the columns that are needed are read. Text
+travels as Arrow binary, so that invalid UTF-8 is met by the same rule as in a text file, and not by an exception.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+from collections.abc import Iterator
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as parquet
+
+from megas2s.data.decode import Block
+from megas2s.data.inputs import InputFile, Inputs
+from megas2s.errors import BadData
+
+ROWS = 64  # read at once: rows times the longest document bounds the memory
+
+datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # its errors come back as ours, with file and reason
+
+
+def count_shards(inputs: Inputs) -> int:
+    """How many shards a dataset has: each is a work unit of its own."""
+    try:
+        return int(_dataset(inputs).num_shards)
+    except Exception as error:
+        raise _unreadable(f"dataset {inputs.dataset}", error) from error
+
+
+def read_tables(file: InputFile, *, size: int) -> Iterator[Block]:
+    """Blocks of about `size` bytes of text; raises BadData naming the file and what is wrong with it."""
+    inputs = file.inputs
+    columns = {"text": inputs.text_column}
+    if file.language is None:
+        columns["language"] = str(inputs.language_column)
+    held: list[pa.Table] = []
+    first, rows = 1, 0
+    for table in _tables(file, list(columns.values())):
+        held.append(_plain(table, columns, file))
+        rows += table.num_rows
+        if sum(part.nbytes for part in held) >= size:
+            yield _block(held, first, file)
+            first, held = rows + 1, []
+    if held:
+        yield _block(held, first, file)
+
+
+def _tables(file: InputFile, columns: list[str]) -> Iterator[pa.Table]:
+    try:
+        stream = _OPEN[file.format](file, columns)
+        for table in stream.with_format("arrow").iter(batch_size=ROWS):
+            yield table if isinstance(table, pa.Table) else pa.Table.from_batches([table])
+    except BadData:
+        raise
+    except Exception as error:  # pyarrow, pandas, fsspec and the hub's client each have their own
+        raise _unreadable(file.name, error) from error
+
+
+def _parquet(file: InputFile, columns: list[str]) -> datasets.IterableDataset:
+    _require(parquet.read_schema(file.name).names, columns, file)
+    return datasets.load_dataset(
+        "parquet",
+        data_files=_exactly(file.name),
+        split="train",
+        streaming=True,
+        columns=list(dict.fromkeys(columns)),
+        batch_size=ROWS,
+    )
+
+
+def _csv(file: InputFile, columns: list[str]) -> datasets.IterableDataset:
+    """Every column as text: a document `007`, `NA` or `null` stays what it is."""
+    csv.field_size_limit(file.inputs.longest_document)
+    with open(file.name, encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+        header = next(csv.reader(stream), [])
+    _require(header, columns, file)
+    return datasets.load_dataset(
+        "csv",
+        data_files=_exactly(file.name),
+        split="train",
+        streaming=True,
+        features=datasets.Features({name: datasets.Value("string") for name in header}),
+        na_filter=False,
+        keep_default_na=False,
+        chunksize=ROWS,
+        encoding_errors="surrogateescape",
+    )
+
+
+def _hub(file: InputFile, columns: list[str]) -> datasets.IterableDataset:
+    stream = _dataset(file.inputs)
+    if stream.column_names is not None:
+        _require(stream.column_names, columns, file)
+    return stream.shard(num_shards=stream.num_shards, index=file.shard)
+
+
+def _dataset(inputs: Inputs) -> datasets.IterableDataset:
+    return datasets.load_dataset(
+        inputs.dataset,
+        inputs.dataset_config,
+        split=inputs.dataset_split,
+        revision=inputs.dataset_revision,
+        streaming=True,
+    )
+
+
+def _plain(table: pa.Table, columns: dict[str, str], file: InputFile) -> pa.Table:
+    """The needed columns under our names, as binary."""
+    _require(table.column_names, list(columns.values()), file)
+    chosen = {}
+    for name, column in columns.items():
+        values = table.column(column)
+        if not any(test(values.type) for test in _TEXTUAL):
+            raise BadData(f"{file.name}: column {column!r} holds {values.type}, not text; name another")
+        chosen[name] = values.cast(pa.large_binary())
+    return pa.table(chosen)
+
+
+def _block(parts: list[pa.Table], first: int, file: InputFile) -> Block:
+    table = pa.concat_tables(parts).combine_chunks()
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return Block(file=file, first=first, content=sink.getvalue().to_pybytes(), position=0)
+
+
+def _require(found: list[str], columns: list[str], file: InputFile) -> None:
+    for column in columns:
+        if column not in found:
+            raise BadData(f"{file.name}: no column {column!r} (found {', '.join(map(repr, found)) or 'none'})")
+
+
+def _exactly(name: str) -> str:
+    """A pattern that matches this file only; `datasets` takes every name for a pattern."""
+    return glob.escape(str(Path(name).absolute()))
+
+
+def _unreadable(name: str, error: Exception) -> BadData:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return BadData(f"{name} cannot be read: {reason[:300]}")
+
+
+_OPEN = {"parquet": _parquet, "csv": _csv, "dataset": _hub}
+_TEXTUAL = (
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+    pa.types.is_null,
+)
