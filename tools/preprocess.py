@@ -1,0 +1,247 @@
+"""Turn raw text into a corpus of shards.
+
+python tools/preprocess.py --input launch/sample_corpus --tokenizer tokenizers/sample --output corpora/sample
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from megas2s import cli
+
+EPILOG = """inputs: .txt, .jsonl (also .gz and .zst), .parquet and .csv files, folders of them, and globs.
+The language of a file is that of --lang, of --language-column, of a CODE= before its path, or of its own or its
+folder's name: en.jsonl.gz, en-0017.txt, wiki.en.txt, en/part-3.parquet, lang=en/x.csv, ceb_Latn/a.txt.
+
+  tools/preprocess.py --input text/ --tokenizer tokenizers/mine --output corpora/mine
+  tools/preprocess.py --input fr=data/french/*.txt de=data/german --documents paragraphs ...
+  tools/preprocess.py --dataset allenai/c4 --dataset-config en --lang en ...
+  tools/preprocess.py --inputs sources.yaml ...     a YAML list; each entry has `paths` or `dataset`, and the
+                                                    flags' names: text_column, language, source, documents, split ...
+
+The same command goes on where an interrupted one stopped, and the corpus comes out the same, byte for byte."""
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = cli.parser(__doc__ or "", epilog=EPILOG)
+    source = parser.add_argument_group("what to read")
+    source.add_argument("--input", nargs="+", action="extend", metavar="PATH", help="files, folders or globs")
+    source.add_argument("--dataset", help="name of a Hugging Face dataset, or a folder that holds one")
+    source.add_argument("--dataset-config", help="its configuration")
+    source.add_argument("--dataset-split", default="train", help="its split")
+    source.add_argument("--dataset-revision", help="its revision on the hub; give one for results that last")
+    source.add_argument("--inputs", type=Path, metavar="YAML", help="a list of sources, each read in its own way")
+    source.add_argument("--held-out-input", nargs="+", action="extend", metavar="PATH", help="files kept from training")
+    reading = parser.add_argument_group("how to read it")
+    reading.add_argument("--text-column", default="text", help="field or column that holds the text")
+    reading.add_argument("--language-column", help="field or column that holds the language")
+    reading.add_argument("--lang", help="the language of everything")
+    reading.add_argument("--source", default="text", help="name under which all this can be weighted in a recipe")
+    reading.add_argument(
+        "--documents", choices=["lines", "paragraphs"], default="lines", help="of .txt: a line, or up to a blank line"
+    )
+    reading.add_argument(
+        "--invalid-utf8", choices=["refuse", "drop"], default="refuse", help="stop at it, or drop and count"
+    )
+    reading.add_argument("--longest-document", type=int, default=1 << 24, metavar="BYTES", help="refuse longer ones")
+    making = parser.add_argument_group("what to make of it")
+    making.add_argument("--tokenizer", type=Path, required=True, metavar="FOLDER", help="from tools/train_tokenizer.py")
+    making.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="the corpus")
+    making.add_argument("--keep-duplicates", action="store_true", help="keep documents whose text has come before")
+    making.add_argument(
+        "--held-out",
+        type=float,
+        metavar="SHARE",
+        help="of each language's documents, kept from training (default: 0.005, or 0 with --held-out-input)",
+    )
+    making.add_argument("--allow-empty-languages", action="store_true", help="go on without languages of no document")
+    making.add_argument("--workers", type=int, metavar="N", help="processes (default: all cores)")
+    making.add_argument("--dry-run", action="store_true", help="list inputs, languages and bytes, and stop")
+    making.add_argument("--verify", action="store_true", help="read every shard again and check its SHA-256")
+    return parser
+
+
+def main() -> int:
+    given = arguments().parse_args()
+
+    from megas2s.data.corpus import MARKER, verify_corpus
+    from megas2s.data.documents import input_files
+    from megas2s.data.preprocess import Choices, preprocess
+    from megas2s.errors import BadConfig
+    from megas2s.spec import parse
+
+    if given.workers is not None and given.workers < 1:
+        raise BadConfig(f"--workers must be at least 1, found {given.workers}")
+    inputs = sources(given)
+    if given.dry_run:
+        show_inputs(input_files(inputs))
+        return 0
+    held_out = (0.0 if given.held_out_input else 0.005) if given.held_out is None else given.held_out
+    choices = parse(Choices, {"deduplicate": not given.keep_duplicates, "held_out": held_out}, source="flags")
+    complete = (given.output / MARKER).is_file()
+    with Display() as display:
+        corpus = preprocess(
+            inputs,
+            given.output,
+            tokenizer=corpus_tokenizer(given.tokenizer),
+            choices=choices,
+            workers=given.workers,
+            allow_empty_languages=given.allow_empty_languages,
+            report=display.show,
+        )
+    print(f"{given.output} is already complete; nothing to do" if complete else f"{given.output} is complete")
+    show_corpus(corpus)
+    if given.verify:
+        verify_corpus(corpus)
+        print("every shard matches its SHA-256")
+    return 0
+
+
+def sources(given: argparse.Namespace) -> list:
+    """The flags, and the YAML file where there is one, as Inputs."""
+    import yaml
+
+    from megas2s.data.inputs import Inputs
+    from megas2s.errors import BadConfig
+    from megas2s.spec import parse
+
+    reading = {
+        "text_column": given.text_column,
+        "language_column": given.language_column,
+        "language": given.lang,
+        "source": given.source,
+        "documents": given.documents,
+        "invalid_utf8": given.invalid_utf8,
+        "longest_document": given.longest_document,
+    }
+    found = []
+    if given.inputs is not None:
+        try:
+            listed = yaml.safe_load(given.inputs.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise BadConfig(f"{given.inputs} cannot be read: {' '.join(str(error).split())}") from None
+        found += parse(list[Inputs], listed, source=str(given.inputs))
+    if given.input:
+        found.append(parse(Inputs, {**reading, "paths": given.input}, source="flags"))
+    if given.dataset is not None:
+        named = {key: getattr(given, key) for key in ("dataset", "dataset_config", "dataset_split", "dataset_revision")}
+        found.append(parse(Inputs, {**reading, **named}, source="flags"))
+    if given.held_out_input:
+        found.append(parse(Inputs, {**reading, "paths": given.held_out_input, "split": "heldout"}, source="flags"))
+    if not found:
+        raise BadConfig("no input: give --input, --dataset or --inputs")
+    return found
+
+
+def corpus_tokenizer(folder: Path):
+    """The tokenizer at `folder` as preprocessing wants it; an imported one is converted on the way."""
+    from functools import partial
+
+    from megas2s.data.preprocess import CorpusTokenizer
+    from megas2s.data.tokenise import Ids
+    from megas2s.tokenizer.folder import METADATA, read, write
+    from megas2s.tokenizer.importing import import_model
+    from megas2s.tokenizer.load import Tokenizer
+
+    tokenizer = Tokenizer.load(folder)
+    stored = read(folder) if (folder / METADATA).is_file() else import_model(folder)
+    vocabulary = tokenizer.vocabulary
+    separator = vocabulary.eos if vocabulary.doc is None else vocabulary.doc
+    if vocabulary.doc is None:
+        print(f"{folder} has no [DOC]; its end-of-sequence token {separator} ends every document", flush=True)
+    return CorpusTokenizer(
+        fingerprint=tokenizer.fingerprint,
+        ids=Ids(separator, vocabulary.dtype),
+        load=partial(Tokenizer.load, folder),
+        copy_to=partial(write, stored, record={}),
+    )
+
+
+def show_inputs(files: list) -> None:
+    """What --dry-run prints: one line a file, then bytes by language."""
+    by_language: dict[str, int] = {}
+    for file in files:
+        language = file.language or f"(column {file.inputs.language_column})"
+        by_language[language] = by_language.get(language, 0) + file.bytes
+        print(f"{file.inputs.split:8}{language:12}{file.bytes:>15,}  {file.name}")
+    print(f"{len(files)} inputs, {sum(by_language.values()):,} bytes on disk")
+    for language, size in sorted(by_language.items()):
+        print(f"  {language:12}{size:>15,} bytes")
+
+
+def show_corpus(corpus) -> None:
+    """The table at the end: what each language has, and what was dropped for which reason."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("language", title=None, box=None, pad_edge=False)
+    for name in ("documents", "tokens", "held out", "characters", "tokens/character"):
+        table.add_column(name, justify="right")
+    table.add_column("dropped")
+    languages = corpus.record["languages"]
+    for language, facts in languages.items():
+        rate = facts["tokens"] / facts["characters"] if facts["characters"] else 0.0
+        dropped = ", ".join(f"{count:,} {reason}" for reason, count in facts["dropped"].items())
+        numbers = [facts[key] for key in ("documents", "tokens", "heldout_documents", "characters")]
+        table.add_row(language, *(f"{number:,}" for number in numbers), f"{rate:.3f}", dropped)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    documents, tokens = (sum(facts[key] for facts in languages.values()) for key in ("documents", "tokens"))
+    print(f"{documents:,} documents and {tokens:,} tokens to train on, tokenizer {corpus.fingerprint[:12]}")
+
+
+class Display:
+    """A bar on a terminal; elsewhere a line every ten seconds."""
+
+    SECONDS = 10.0
+
+    def __init__(self) -> None:
+        self.started = self.last = time.monotonic()
+        self.first = None  # position of this start, which the ETA must not count as work done
+        self.phase = ""
+        self.bar = None
+
+    def __enter__(self) -> Display:
+        if sys.stdout.isatty():
+            from rich.progress import BarColumn, Progress, TextColumn
+
+            self.bar = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"))
+            self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def show(self, progress) -> None:
+        """Called after every block."""
+        now = time.monotonic()
+        if progress.phase != self.phase:
+            self.phase, self.started, self.first = progress.phase, now, progress.position
+            if self.bar is not None:
+                self.task = self.bar.add_task(progress.phase, total=progress.total or None, said="")
+        said = describe(progress, seconds=now - self.started, first=self.first or 0)
+        if self.bar is not None:
+            self.bar.update(self.task, completed=progress.position, said=said)
+        elif now - self.last >= self.SECONDS:
+            self.last = now
+            print(f"{progress.phase}: {said}", flush=True)
+
+
+def describe(progress, *, seconds: float, first: int) -> str:
+    """Files, rates and time left, in words; `first` is where this start began."""
+    done = progress.position - first
+    said = [f"{progress.files}/{progress.files_total} files"]
+    if progress.phase == "tokenise" and seconds > 0:
+        said += [f"{progress.documents / seconds:,.0f} documents/s", f"{progress.text_bytes / seconds / 1e6:.1f} MB/s"]
+    if progress.total and done > 0:
+        left = seconds * (progress.total - progress.position) / done
+        said.append(f"{progress.position / progress.total:.0%}")
+        said.append(f"ETA {left // 3600:.0f}:{left % 3600 // 60:02.0f}:{left % 60:02.0f}")
+    return ", ".join(said)
+
+
+if __name__ == "__main__":
+    cli.run(main)
