@@ -1,0 +1,43 @@
+"""The list of engines: how a recipe names one, and how it is made.
+
+An engine's module is imported when a recipe asks for it, so that everything but `zero.py` runs where DeepSpeed is
+not installed, and checking a recipe does not wait seconds for its import.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Annotated, Literal
+
+from pydantic import Discriminator
+
+from megas2s.engine.base import Engine, Setup
+from megas2s.spec import spec
+
+
+@spec
+class Local:
+    """Plain PyTorch on one device."""
+
+    name: Literal["local"] = "local"
+
+
+@spec
+class Zero:
+    """DeepSpeed ZeRO. `config` is a JSON file of DeepSpeed's own knobs, looked up from the working directory."""
+
+    name: Literal["zero"] = "zero"
+    config: str = "ds_configs/zero1.json"
+
+
+EngineSpec = Annotated[Local | Zero, Discriminator("name")]
+
+
+def make_engine(spec: Local | Zero, setup: Setup) -> Engine:
+    """Build the engine of a stage; collective for the distributed ones."""
+    engine: Engine
+    if isinstance(spec, Local):
+        engine = importlib.import_module("megas2s.engine.local").LocalEngine(setup)
+    else:
+        engine = importlib.import_module("megas2s.engine.zero").ZeroEngine(setup, spec.config)
+    return engine

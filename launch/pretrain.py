@@ -1,0 +1,36 @@
+"""Pretrain the stages of a recipe: deepspeed launch/pretrain.py launch/recipes/two_stage.yaml [key=value ...]"""
+
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from megas2s import cli
+
+
+def main() -> None:
+    arguments = cli.recipe_parser(
+        "Pretrain the stages of a recipe, one after another. The same command continues after any interruption."
+    ).parse_args()
+
+    from megas2s.recipe import dump_recipe, load_recipe
+
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    if arguments.print_config:
+        print(dump_recipe(recipe), end="")
+        return
+
+    from megas2s.pretrain import dry_run, pretrain
+
+    if arguments.dry_run:
+        print(dry_run(recipe))
+        return
+    if pretrain(recipe):
+        # Engines leave memory behind, so the next stage begins in this process made new: same id, same environment.
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+if __name__ == "__main__":
+    cli.run(main)

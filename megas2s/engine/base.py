@@ -1,0 +1,177 @@
+"""What an engine is: one optimizer step over a rank's micro-batches, and a canonical state to save and load.
+
+    engine.train_step(micro_batches, step=7, lr=1e-4)   forward, backward, clip, update
+    engine.evaluate(micro_batches)                      forward only
+    engine.values()                                     canonical names, full tensors, fp32
+
+Losses arrive as named parts with sums; an engine divides each part by its *global* count over ranks and
+micro-batches, taken from the labels before the first backward pass: means of means would weigh a token by the
+padding of its neighbours.
+
+Only canonical parameter names and full tensors leave an engine, so a checkpoint does not know which engine, ZeRO
+stage or number of ranks wrote it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from megas2s import dist
+from megas2s.engine.optim import AdamW
+
+Batch = Mapping[str, Tensor]
+Precision = Literal["bf16", "fp16", "fp32"]
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class LossPart(Protocol):
+    """One term of a loss; see `objectives.base.Part`."""
+
+    @property
+    def total(self) -> Tensor:
+        """Scalar with a graph."""
+
+    @property
+    def weight(self) -> float:
+        """Factor of this term in the loss that is minimised."""
+
+    @property
+    def row_totals(self) -> Tensor:
+        """(B,) without a graph."""
+
+
+class Losses(Protocol):
+    """The half of an objective that an engine needs."""
+
+    def counts(self, batch: Any) -> Mapping[str, Tensor]:
+        """Per part, the items each row contributes: (B,)."""
+
+    def loss(self, output: Any, batch: Any) -> Mapping[str, LossPart]:
+        """The parts for one micro-batch."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """Everything an engine needs to begin a stage."""
+
+    build: Callable[[], nn.Module]  # constructs the model, with its frozen parameters marked
+    initial: Callable[[str], Tensor | None]  # canonical name -> starting value in fp32, None keeps the random one
+    losses: Losses
+    optimizer: AdamW
+    precision: Precision
+    micro_batch: int  # rows per rank and forward pass
+    micro_batches: int  # forward passes per optimizer step
+    languages: int
+    init_seed: int
+    dropout_seed: Callable[[int, int, int], int]  # (step, micro-batch, rank) -> seed
+
+
+class StepResult(NamedTuple):
+    """What one optimizer step leaves behind. `sums` is this rank's share; see `Sums`."""
+
+    sums: Tensor
+    grad_norm: float
+    skipped: bool  # fp16 only: the gradients overflowed and the scale was lowered
+
+
+class Engine(Protocol):
+    """One stage's training, on one device or many. Methods are collective: every rank calls them in step."""
+
+    def part_weights(self) -> dict[str, float]:
+        """The parts of the loss and their weights, in the order of `Sums`; known after the first forward pass."""
+
+    def train_step(self, batches: Sequence[Batch], *, step: int, lr: float) -> StepResult:
+        """One optimizer step over this rank's micro-batches."""
+
+    def evaluate(self, batches: Sequence[Batch]) -> Tensor:
+        """`Sums` of this rank's rows, without dropout and without gradients."""
+
+    def values(self) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter under its canonical name, full and in fp32, one at a time, on every rank.
+
+        A frozen parameter comes as it was loaded, not as it was rounded to compute with.
+        """
+
+    def moments(self) -> Iterator[tuple[str, Tensor]]:
+        """The optimizer's MOMENTS of every trainable parameter, as `kind.name`; none before the first step."""
+
+    def counters(self) -> dict[str, float]:
+        """Scalars beside the state: the optimizer's own step and, in fp16, the loss scale."""
+
+    def load_moments(self, moments: Callable[[str, str], Tensor] | None, counters: Mapping[str, float]) -> None:
+        """Put the optimizer where `moments` and `counters` left it. `moments(kind, name)` reads one tensor.
+
+        None stands for zeros: the state before the first step.
+        """
+
+    def module(self) -> nn.Module:
+        """The model itself, for generation and inspection on one device."""
+
+    def close(self) -> None:
+        """Give back what the engine holds."""
+
+
+class TrainedModel(nn.Module):
+    """The model and its objective as one module, so that every parameter is used inside one forward pass.
+
+    ZeRO-3 gathers a parameter around the forward pass of the module that holds it; a projection onto the vocabulary
+    computed outside would find its weight scattered.
+    """
+
+    def __init__(self, model: nn.Module, losses: Losses) -> None:
+        super().__init__()
+        self.model = model
+        self.losses = losses
+        self.part_weights: dict[str, float] = {}
+
+    def forward(self, batch: Batch, divisors: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss to minimise (scalar) and the row totals (B,) of each part."""
+        parts = self.losses.loss(self.model(batch), batch)
+        self.part_weights = {name: part.weight for name, part in parts.items()}
+        terms = [part.weight * part.total / divisors[name] for name, part in parts.items()]
+        return torch.stack(terms).sum(), {name: part.row_totals for name, part in parts.items()}
+
+
+class Sums:
+    """Per part and language, a sum of losses and a count of items: the tensor (parts, languages, 2) in float64."""
+
+    def __init__(self, languages: int, device: torch.device) -> None:
+        self._languages = languages
+        self._device = device
+        self._values: Tensor | None = None
+
+    def add(self, batch: Batch, row_totals: Mapping[str, Tensor], counts: Mapping[str, Tensor]) -> None:
+        """Count one micro-batch in."""
+        if self._values is None:
+            shape = (len(counts), self._languages, 2)
+            self._values = torch.zeros(shape, dtype=torch.float64, device=self._device)
+        for index, part in enumerate(row_totals):
+            pairs = torch.stack([row_totals[part].double(), counts[part].double()], dim=-1)
+            self._values[index].index_add_(0, batch["language"], pairs)
+
+    def tensor(self) -> Tensor:
+        """(parts, languages, 2)."""
+        if self._values is None:
+            raise ValueError("no batch has been counted")
+        return self._values
+
+
+def to_device(batch: Batch, device: torch.device) -> dict[str, Tensor]:
+    """The batch on `device`; the copy overlaps with work where the batch is in pinned memory."""
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
+
+def global_divisors(losses: Losses, batches: Sequence[Batch]) -> dict[str, Tensor]:
+    """Per part, its count over all micro-batches and ranks, at least 1: what its sum is divided by."""
+    totals: dict[str, Tensor] = {}
+    for batch in batches:
+        for part, count in losses.counts(batch).items():
+            totals[part] = totals.get(part, 0.0) + count.double().sum()
+    counted = dist.sum_over_ranks(torch.stack(list(totals.values())))
+    return {part: value.clamp(min=1.0) for part, value in zip(totals, counted, strict=True)}

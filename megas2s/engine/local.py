@@ -1,0 +1,151 @@
+"""Plain PyTorch on one device: the reference that the other engines are tested against.
+
+In bf16 the model computes in bfloat16 and the optimizer keeps fp32 master weights, as DeepSpeed does; fp16 would
+need a loss scale and is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from megas2s import dist
+from megas2s.engine.base import (
+    DTYPES,
+    MOMENTS,
+    Batch,
+    Setup,
+    StepResult,
+    Sums,
+    TrainedModel,
+    global_divisors,
+    to_device,
+)
+from megas2s.engine.optim import adamw, parameter_groups, set_lr
+from megas2s.errors import BadConfig
+
+
+class LocalEngine:
+    """One process, one device."""
+
+    def __init__(self, setup: Setup) -> None:
+        if dist.place().world_size > 1:
+            raise BadConfig(
+                f"engine 'local' runs one rank, found {dist.place().world_size}; use engine: {{name: zero}}"
+            )
+        if setup.precision == "fp16":
+            raise BadConfig("engine 'local' has no loss scaling for fp16; use precision: bf16, or engine: {name: zero}")
+        self._setup = setup
+        self._device = dist.device()
+        torch.manual_seed(setup.init_seed)
+        model = setup.build()
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if (value := setup.initial(name)) is not None:
+                    parameter.copy_(value)
+        self._model = model.to(self._device)
+        self._trained = TrainedModel(self._model, setup.losses)
+        self._masters = _fp32_masters(self._model, DTYPES[setup.precision])
+        self._optimizer = adamw(parameter_groups(self._masters.items(), setup.optimizer), setup.optimizer)
+
+    def part_weights(self) -> dict[str, float]:
+        """Parts and weights of the last forward pass."""
+        return self._trained.part_weights
+
+    def train_step(self, batches: Sequence[Batch], *, step: int, lr: float) -> StepResult:
+        """One optimizer step over the micro-batches."""
+        self._trained.train()
+        batches = [to_device(batch, self._device) for batch in batches]
+        divisors = global_divisors(self._setup.losses, batches)
+        sums = Sums(self._setup.languages, self._device)
+        for index, batch in enumerate(batches):
+            torch.manual_seed(self._setup.dropout_seed(step, index, 0))
+            loss, row_totals = self._trained(batch, divisors)
+            loss.backward()
+            sums.add(batch, row_totals, self._setup.losses.counts(batch))
+        grad_norm = self._update(lr)
+        return StepResult(sums.tensor(), grad_norm, skipped=False)
+
+    @torch.no_grad()
+    def evaluate(self, batches: Sequence[Batch]) -> Tensor:
+        """`Sums` without dropout and gradients."""
+        self._trained.eval()
+        sums = Sums(self._setup.languages, self._device)
+        for batch in (to_device(batch, self._device) for batch in batches):
+            counts = self._setup.losses.counts(batch)
+            ones = {part: torch.ones((), device=self._device) for part in counts}
+            sums.add(batch, self._trained(batch, ones)[1], counts)
+        return sums.tensor()
+
+    def values(self) -> Iterator[tuple[str, Tensor]]:
+        """Parameters in fp32; the frozen ones as they were loaded."""
+        for name, parameter in self._model.named_parameters():
+            if name in self._masters:
+                yield name, self._masters[name].detach()
+            else:
+                loaded = self._setup.initial(name)
+                yield name, parameter.detach().float() if loaded is None else loaded
+
+    def moments(self) -> Iterator[tuple[str, Tensor]]:
+        """AdamW's two moments of every trainable parameter."""
+        for name, master in self._masters.items():
+            for kind in MOMENTS:
+                if kind in (held := self._optimizer.state.get(master, {})):
+                    yield f"{kind}.{name}", held[kind]
+
+    def counters(self) -> dict[str, float]:
+        """AdamW's step."""
+        held = next(iter(self._optimizer.state.values()), None)
+        return {"optimizer_step": float(held["step"]) if held else 0.0}
+
+    def load_moments(self, moments: Callable[[str, str], Tensor] | None, counters: Mapping[str, float]) -> None:
+        """Continue AdamW from saved moments, or begin again."""
+        for name, master in self._masters.items():
+            restored = {
+                kind: torch.zeros_like(master) if moments is None else moments(kind, name).to(self._device)
+                for kind in MOMENTS
+            }
+            step_device = self._device if self._device.type == "cuda" else torch.device("cpu")
+            step = torch.tensor(counters["optimizer_step"], dtype=torch.float32, device=step_device)
+            self._optimizer.state[master] = {"step": step, **restored}
+
+    def module(self) -> nn.Module:
+        """The model."""
+        return self._model
+
+    def close(self) -> None:
+        """Nothing is held beyond the process's own memory."""
+
+    def _update(self, lr: float) -> float:
+        """Clip and step on the fp32 masters, then round them back into the model; returns the norm before clipping."""
+        live = dict(self._model.named_parameters())
+        for name, master in self._masters.items():
+            gradient = live[name].grad
+            if master is not live[name] and gradient is not None:
+                master.grad = gradient.float()
+                live[name].grad = None
+        clip = self._setup.optimizer.grad_clip
+        norm = torch.nn.utils.clip_grad_norm_(self._masters.values(), clip if clip > 0 else float("inf"))
+        set_lr(self._optimizer, lr)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for name, master in self._masters.items():
+                if master is not live[name]:
+                    live[name].copy_(master)
+        return float(norm)
+
+
+def _fp32_masters(model: nn.Module, dtype: torch.dtype) -> dict[str, nn.Parameter]:
+    """The trainable parameters as the optimizer sees them; casts the model to `dtype`."""
+    if dtype == torch.float32:
+        return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    masters = {
+        name: nn.Parameter(parameter.detach().clone())
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+    model.to(dtype)
+    return masters

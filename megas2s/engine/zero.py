@@ -1,0 +1,244 @@
+"""DeepSpeed ZeRO-0 to ZeRO-3 behind the `Engine` contract, with host and NVMe offload by configuration.
+
+The trainable set is fixed when DeepSpeed is initialised, so a stage that freezes or unfreezes builds a new engine.
+Weights are loaded before that, and the fp32 masters are then set from the same fp32 tensors: DeepSpeed derives its
+masters from the rounded bf16 parameters, which would lose the low bits at every hand-off and every resume.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import deepspeed
+import torch
+from deepspeed.ops.adam import DeepSpeedCPUAdam
+from torch import Tensor, nn
+
+from megas2s import dist
+from megas2s.engine import zero_state
+from megas2s.engine.base import (
+    DTYPES,
+    MOMENTS,
+    Batch,
+    Setup,
+    StepResult,
+    Sums,
+    TrainedModel,
+    global_divisors,
+    to_device,
+)
+from megas2s.engine.ds_config import compose, offloads_optimizer, read_ds_config, zero_stage
+from megas2s.engine.optim import adamw, parameter_groups, set_lr
+from megas2s.errors import BadConfig
+
+TIMEOUT = datetime.timedelta(minutes=30)
+
+
+def join(timeout: datetime.timedelta = TIMEOUT) -> None:
+    """Join the process group that the launcher describes; a process without a launcher is a group of one."""
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    if dist.active():
+        return
+    rank, world_size, local_rank = dist.place()
+    if world_size > 1 and "MASTER_ADDR" not in os.environ:
+        raise BadConfig(
+            f"{world_size} ranks but no MASTER_ADDR: export MASTER_ADDR (a host that all ranks reach) and MASTER_PORT"
+        )
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    os.environ.setdefault("MASTER_PORT", "29500" if world_size > 1 else str(_free_port()))
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(local_rank))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank)
+    deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False, timeout=timeout)
+
+
+class ZeroEngine:
+    """A DeepSpeed engine for one stage of a recipe."""
+
+    def __init__(self, setup: Setup, config_path: str) -> None:
+        knobs = read_ds_config(config_path)
+        join()
+        self._setup = setup
+        self._place = dist.place()
+        self._device = dist.device()
+        self._stage = zero_stage(knobs)
+        # DeepSpeed clips plain fp32 without reporting the norm, so there we do both ourselves.
+        self._clips_itself = self._stage > 0 or setup.precision != "fp32"
+        clip = setup.optimizer.grad_clip
+        config = compose(
+            knobs,
+            precision=setup.precision,
+            grad_clip=clip if self._clips_itself else 0.0,
+            micro_batch=setup.micro_batch,
+            micro_batches=setup.micro_batches,
+            world_size=self._place.world_size,
+        )
+        self._trained = trained = TrainedModel(self._build(config), setup.losses)
+        self._parameters = dict(trained.model.named_parameters())
+        optimizer = _optimizer(self._parameters, setup, offloads_optimizer(knobs))
+        self._engine, *_ = deepspeed.initialize(model=trained, optimizer=optimizer, config=config)
+        self._parameters = dict(self._engine.module.model.named_parameters())
+        if setup.precision != "fp32":
+            self._restore_masters()
+        if zero_state.optimizer_step(self._engine):  # ZeRO-0's low-precision wrapper makes an empty step when built
+            self.load_moments(None, {"optimizer_step": 0.0})
+
+    def part_weights(self) -> dict[str, float]:
+        """Parts and weights of the last forward pass."""
+        return self._trained.part_weights
+
+    def train_step(self, batches: Sequence[Batch], *, step: int, lr: float) -> StepResult:
+        """One optimizer step over this rank's micro-batches."""
+        self._engine.train()
+        batches = [to_device(batch, self._device) for batch in batches]
+        divisors = global_divisors(self._setup.losses, batches)
+        sums = Sums(self._setup.languages, self._device)
+        set_lr(self._engine.optimizer, lr)
+        for index, batch in enumerate(batches):
+            torch.manual_seed(self._setup.dropout_seed(step, index, self._place.rank))
+            loss, row_totals = self._engine(batch, divisors)
+            # DeepSpeed averages gradients over ranks; the divisors already are global.
+            self._engine.backward(loss * self._place.world_size, scale_wrt_gas=False)
+            if index == len(batches) - 1:
+                norm = None if self._clips_itself else self._clip()
+            self._engine.step()
+            sums.add(batch, row_totals, self._setup.losses.counts(batch))
+        skipped = bool(getattr(self._engine.optimizer, "overflow", False))
+        measured = self._engine.get_global_grad_norm() if norm is None else norm
+        return StepResult(sums.tensor(), float(measured) if measured is not None else float("nan"), skipped)
+
+    @torch.no_grad()
+    def evaluate(self, batches: Sequence[Batch]) -> Tensor:
+        """`Sums` of this rank's rows; every rank must pass the same number of batches."""
+        self._engine.eval()
+        sums = Sums(self._setup.languages, self._device)
+        for batch in (to_device(batch, self._device) for batch in batches):
+            counts = self._setup.losses.counts(batch)
+            ones = {part: torch.ones((), device=self._device) for part in counts}
+            sums.add(batch, self._engine(batch, ones)[1], counts)
+        return sums.tensor()
+
+    def values(self) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter in fp32, gathered one at a time onto every rank; the frozen ones as they were loaded."""
+        for name, parameter in self._parameters.items():
+            if parameter.requires_grad:
+                yield name, zero_state.read(self._engine, parameter)
+            elif (loaded := self._setup.initial(name)) is not None:
+                yield name, loaded
+            else:
+                with _gathered(parameter):
+                    value = parameter.detach().float().clone()
+                yield name, value
+
+    def moments(self) -> Iterator[tuple[str, Tensor]]:
+        """Adam's two moments of every trainable parameter, gathered one at a time onto every rank."""
+        if zero_state.optimizer_step(self._engine) == 0:
+            return
+        zero_state.link(self._engine)
+        for name, parameter in self._parameters.items():
+            if parameter.requires_grad:
+                for kind in MOMENTS:
+                    yield f"{kind}.{name}", zero_state.read(self._engine, parameter, kind)
+
+    def counters(self) -> dict[str, float]:
+        """Adam's step and, in fp16, the state of the loss scale."""
+        counters = {"optimizer_step": zero_state.optimizer_step(self._engine)}
+        scaler = _loss_scaler(self._engine, self._setup.precision)
+        return counters | {name: float(getattr(scaler, name)) for name in _scale_names(scaler)}
+
+    def load_moments(self, moments: Callable[[str, str], Tensor] | None, counters: Mapping[str, float]) -> None:
+        """Continue Adam, and in fp16 the loss scale, from saved values."""
+        zero_state.prepare(self._engine, MOMENTS, counters["optimizer_step"])
+        for name, parameter in self._parameters.items():
+            if parameter.requires_grad and moments is not None:
+                for kind in MOMENTS:
+                    zero_state.write(self._engine, parameter, moments(kind, name).to(self._device), kind)
+        scaler = _loss_scaler(self._engine, self._setup.precision)
+        for name in _scale_names(scaler):
+            if name in counters:
+                setattr(scaler, name, type(getattr(scaler, name))(counters[name]))
+
+    def module(self) -> nn.Module:
+        """The model; under ZeRO-3 its parameters are scattered outside a forward pass."""
+        module: nn.Module = self._engine.module.model
+        return module
+
+    def close(self) -> None:
+        """Take DeepSpeed's hooks off the model and free its buffers."""
+        self._engine.destroy()
+
+    def _build(self, config: dict[str, Any]) -> nn.Module:
+        """The model with its starting weights; under ZeRO-3 no rank ever holds all of it."""
+        torch.manual_seed(self._setup.init_seed)
+        if self._stage < 3:
+            model = self._setup.build()
+        else:
+            with deepspeed.zero.Init(config_dict_or_path=config, dtype=DTYPES[self._setup.precision]):
+                model = self._setup.build()
+        for name, parameter in model.named_parameters():
+            value = self._setup.initial(name)
+            if value is not None:
+                with _gathered(parameter, modifier_rank=0), torch.no_grad():
+                    if self._stage < 3 or self._place.rank == 0:
+                        parameter.copy_(value)
+        return model
+
+    def _restore_masters(self) -> None:
+        """Set the fp32 masters from the fp32 starting weights that the low-precision model was rounded from."""
+        for name, parameter in self._parameters.items():
+            if parameter.requires_grad and (value := self._setup.initial(name)) is not None:
+                zero_state.write(self._engine, parameter, value.to(self._device))
+
+    def _clip(self) -> float:
+        """Clip the averaged fp32 gradients of ZeRO-0, equal on every rank, by their norm; returns the norm."""
+        clip = self._setup.optimizer.grad_clip
+        trainable = [parameter for parameter in self._parameters.values() if parameter.requires_grad]
+        return float(nn.utils.clip_grad_norm_(trainable, clip if clip > 0 else float("inf")))
+
+
+def _optimizer(parameters: Mapping[str, nn.Parameter], setup: Setup, offload: bool) -> torch.optim.Optimizer:
+    groups = parameter_groups(parameters.items(), setup.optimizer)
+    if not groups:
+        raise BadConfig("every parameter of this stage is frozen, so there is nothing to train; shorten `freeze`")
+    if not offload:
+        return adamw(groups, setup.optimizer)
+    betas = (setup.optimizer.beta1, setup.optimizer.beta2)
+    cpu_adam: torch.optim.Optimizer = DeepSpeedCPUAdam(
+        groups, lr=0.0, betas=betas, eps=setup.optimizer.eps, adamw_mode=True
+    )
+    return cpu_adam
+
+
+def _gathered(parameter: nn.Parameter, modifier_rank: int | None = None) -> contextlib.AbstractContextManager[Any]:
+    """The parameter whole inside the block; only ZeRO-3 scatters it."""
+    if not hasattr(parameter, "ds_id"):
+        return contextlib.nullcontext()
+    gathered: contextlib.AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(
+        [parameter], modifier_rank=modifier_rank
+    )
+    return gathered
+
+
+def _loss_scaler(engine: Any, precision: str) -> Any:
+    """The object that holds fp16's dynamic loss scale; the ZeRO-0 wrapper holds it itself."""
+    if precision != "fp16":
+        return None
+    return getattr(engine.optimizer, "loss_scaler", None) or engine.optimizer
+
+
+def _scale_names(scaler: Any) -> list[str]:
+    names = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+    return [name for name in names if hasattr(scaler, name)]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,174 @@
+"""A recipe: one YAML file that describes a whole experiment, in the order things happen.
+
+    recipe = load_recipe("launch/recipes/two_stage.yaml", ["seed=3", "stages.mlm.steps=100"])
+
+This module only composes the specifications that live beside the code that reads them, and checks what no
+single one can see. Derived values are properties; nothing is written into a recipe after it is loaded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from megas2s.data.mixture import Sampling
+from megas2s.engine import Local
+from megas2s.errors import BadConfig
+from megas2s.models.config import ModelConfig, Tying
+from megas2s.models.presets import PRESETS
+from megas2s.spec import nearest, parse, plain, spec
+from megas2s.train.stage import Checkpoints, Log, Stage
+
+
+@spec
+class ModelChoice:
+    """The shape of the encoder and of the decoder that a stage may attach: a preset, single values replaced at will."""
+
+    preset: str | None = None
+    hidden_size: int | None = None
+    num_heads: int | None = None
+    ffn_size: int | None = None
+    num_encoder_layers: int | None = None
+    num_decoder_layers: int | None = None
+    max_positions: int | None = None
+    activation: Literal["gelu", "relu"] | None = None
+    dropout: float | None = None
+    attention_dropout: float | None = None
+    init_std: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.preset is not None and self.preset not in PRESETS:
+            raise ValueError(f"unknown preset {self.preset!r}; {nearest(self.preset, PRESETS)}")
+
+    def config(self, *, vocab_size: int, pad_id: int, tying: Tying) -> ModelConfig:
+        """The full shape, decoder included, for a vocabulary."""
+        values: dict[str, Any] = dict(PRESETS[self.preset]) if self.preset else {}
+        values |= {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name != "preset" and getattr(self, field.name) is not None
+        }
+        values |= {"vocab_size": vocab_size, "pad_id": pad_id, "tying": tying}
+        config: ModelConfig = parse(ModelConfig, values, source="model")
+        return config
+
+
+@spec
+class Recipe:
+    """A whole experiment."""
+
+    run: str  # folder of the run
+    seed: int = 17
+    corpus: str  # folder written by tools/preprocess.py
+    ranks: int | None = None  # where given, the number of processes the launcher must have started
+    model: ModelChoice
+    sampling: Sampling = Sampling()
+    workers: int = 1  # loader processes per rank; 0 loads in the training process
+    trial_step: bool = True  # try one step that leaves no trace before each stage, so that too large a model fails soon
+    log: Log = Log()
+    checkpoints: Checkpoints = Checkpoints()
+    stages: tuple[Stage, ...]
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ValueError("a recipe needs at least one stage")
+        names = [stage.name for stage in self.stages]
+        for index, stage in enumerate(self.stages):
+            if stage.name in names[:index]:
+                raise ValueError(f"two stages are named {stage.name!r}")
+            if stage.init in names[index:]:
+                raise ValueError(f"stage {stage.name!r} starts from {stage.init!r}, which does not come before it")
+            if stage.init is not None and stage.init not in names and not Path(stage.init).is_dir():
+                raise ValueError(
+                    f"stage {stage.name!r}: init {stage.init!r} is neither an earlier stage nor a folder of weights; "
+                    f"{nearest(stage.init, names[:index]) if index else 'give a folder'}"
+                )
+        if self.workers < 0:
+            raise ValueError(f"workers must not be negative, got {self.workers}")
+
+    def stage(self, name: str) -> Stage:
+        """The stage of that name."""
+        return next(stage for stage in self.stages if stage.name == name)
+
+    def folder(self, stage: Stage) -> Path:
+        """Where a stage keeps its checkpoints, weights and logs."""
+        return Path(self.run) / stage.name
+
+    def check_ranks(self, world_size: int) -> None:
+        """Refuse a launch whose number of processes does not fit; called before anything is built."""
+        if self.ranks is not None and self.ranks != world_size:
+            raise BadConfig(
+                f"the recipe says ranks: {self.ranks}, but {world_size} were started; "
+                "a hostfile that was not found makes deepspeed fall back to the local machine"
+            )
+        for stage in self.stages:
+            stage.micro_batch_rows(world_size)
+            if world_size > 1 and isinstance(stage.engine, Local):
+                raise BadConfig(
+                    f"stage {stage.name!r}: engine 'local' runs one rank, {world_size} were started; use engine: zero"
+                )
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in a YAML file with dotted `key=value` overrides; raises BadConfig with one line per mistake."""
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        shipped = sorted(recipe.name for recipe in Path("launch/recipes").glob("*.yaml"))
+        hint = f"; launch/recipes/ holds {', '.join(shipped)}" if shipped else ""
+        raise BadConfig(f"no recipe at {path}{hint}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadConfig(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise BadConfig(f"{path} must be a mapping of keys to values, found {type(data).__name__}")
+    for override in overrides:
+        _override(data, override)
+    recipe: Recipe = parse(Recipe, data, source=str(path))
+    return recipe
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML: every default spelt out, loadable again."""
+    return yaml.safe_dump(plain(Recipe, recipe), sort_keys=False, allow_unicode=True)
+
+
+def _override(data: dict[str, Any], text: str) -> None:
+    """Apply `a.b.0.c=value` in place; stages may be named instead of numbered."""
+    path, equals, value = text.partition("=")
+    if not equals or not path:
+        raise BadConfig(f"override {text!r} is not of the form key=value")
+    *parents, last = path.split(".")
+    here: Any = data
+    for position, key in enumerate(parents):
+        here = _descend(here, key, ".".join(parents[: position + 1]))
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise BadConfig(f"override {text!r}: the value is not valid YAML") from None
+    if isinstance(here, list):
+        here[_index(here, last, path)] = parsed
+    else:
+        here[last] = parsed
+
+
+def _descend(here: Any, key: str, path: str) -> Any:
+    if isinstance(here, list):
+        return here[_index(here, key, path)]
+    if here.get(key) is None:
+        here[key] = {}
+    if not isinstance(here[key], dict | list):
+        raise BadConfig(f"override {path}: {key!r} holds the value {here[key]!r}, not a group of keys")
+    return here[key]
+
+
+def _index(items: list[Any], key: str, path: str) -> int:
+    names = [str(item.get("name")) if isinstance(item, dict) else "" for item in items]
+    if key in names:
+        return names.index(key)
+    if key.isdigit() and int(key) < len(items):
+        return int(key)
+    raise BadConfig(f"override {path}: no item {key!r}; {nearest(key, [name for name in names if name])}")

@@ -1,0 +1,177 @@
+"""Checkpoints: everything a stage needs to go on, as named full tensors and a few integers.
+
+    step_00000100/
+      weights/        canonical weights, what export and the next stage read
+      optimizer/      exp_avg.<name> and exp_avg_sq.<name>
+      state.json      step, tokens, optimizer counters, what the run was
+      MANIFEST.json   size and SHA-256 of every file; written last
+
+No rank's own files, no pickle, nothing that names an engine or a number of ranks. A checkpoint is filled under a
+temporary name and published in one rename; a reader takes the newest that verifies, and says which it passed over.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from megas2s import dist, files
+from megas2s.engine.base import Engine
+from megas2s.errors import BadCheckpoint
+from megas2s.models.config import ModelConfig
+from megas2s.models.weights import TensorFolder, WeightsReader, open_weights, save_tensors, save_weights
+from megas2s.train.state import TrainState
+
+log = logging.getLogger(__name__)
+
+WEIGHTS = "weights"
+OPTIMIZER = "optimizer"
+STATE = "state.json"
+NAME = re.compile(r"step_(\d{8,})")
+
+
+class Saved(NamedTuple):
+    """A checkpoint that has been verified, opened for reading."""
+
+    folder: Path
+    state: TrainState
+    counters: dict[str, float]
+    weights: WeightsReader
+    optimizer: TensorFolder
+
+    def moment(self, kind: str, name: str) -> Tensor:
+        """One of the optimizer's moments of one parameter."""
+        return self.optimizer.tensor(f"{kind}.{name}")
+
+
+def step_folder(stage_folder: Path, step: int) -> Path:
+    """Where the checkpoint of `step` lies."""
+    return stage_folder / "checkpoints" / f"step_{step:08d}"
+
+
+def save(
+    folder: Path,
+    engine: Engine,
+    state: TrainState,
+    config: ModelConfig,
+    metadata: Mapping[str, str],
+    *,
+    binding: Mapping[str, str],
+) -> None:
+    """Write and publish one checkpoint; collective. `binding` is what it belongs to, compared when it is resumed."""
+    temporary = files.temporary_folder(folder)
+    if dist.is_main():
+        shutil.rmtree(temporary, ignore_errors=True)
+    with files.disk_trouble(folder):
+        _write_collectively(temporary / WEIGHTS, engine, config, metadata)
+        if dist.is_main():
+            save_tensors(temporary / OPTIMIZER, engine.moments())
+        else:
+            for _ in engine.moments():
+                pass
+        if dist.is_main():
+            record = {"state": dataclasses.asdict(state), "counters": engine.counters(), "binding": dict(binding)}
+            files.write_json(temporary / STATE, record)
+            files.publish(temporary, folder, {"kind": "checkpoint", "step": state.step})
+    dist.barrier()
+
+
+def save_final(
+    stage_folder: Path, engine: Engine, state: TrainState, config: ModelConfig, metadata: Mapping[str, str]
+) -> None:
+    """Write the weights a stage ends with; once they are published the stage is complete. Collective."""
+    folder = stage_folder / WEIGHTS
+    temporary = files.temporary_folder(folder)
+    if dist.is_main():
+        shutil.rmtree(temporary, ignore_errors=True)
+    with files.disk_trouble(folder):
+        _write_collectively(temporary, engine, config, metadata)
+        if dist.is_main():
+            files.publish(temporary, folder, {"kind": "weights", "step": state.step, "tokens": state.tokens})
+    dist.barrier()
+
+
+def is_complete(stage_folder: Path) -> bool:
+    """Whether the stage has written its last weights."""
+    return files.is_published(stage_folder / WEIGHTS)
+
+
+def newest(stage_folder: Path) -> Saved | None:
+    """The newest checkpoint whose files are all intact, or None where none was ever published.
+
+    Raises BadCheckpoint where there are some and every one is damaged: a silent start from scratch would throw
+    the run away.
+    """
+    candidates = published(stage_folder)
+    damaged: list[str] = []
+    for folder in reversed(candidates):
+        try:
+            saved = read(folder)
+        except BadCheckpoint as error:
+            damaged.append(str(error))
+            log.warning("passing over a damaged checkpoint: %s", error)
+            continue
+        return saved
+    if damaged:
+        raise BadCheckpoint(f"every checkpoint in {stage_folder / 'checkpoints'} is damaged: {damaged[0]}")
+    return None
+
+
+def published(stage_folder: Path) -> list[Path]:
+    """Checkpoints that have a manifest, oldest first."""
+    parent = stage_folder / "checkpoints"
+    if not parent.is_dir():
+        return []
+    found = [folder for folder in parent.iterdir() if NAME.fullmatch(folder.name) and files.is_published(folder)]
+    return sorted(found, key=lambda folder: int(folder.name.removeprefix("step_")))
+
+
+def read(folder: Path) -> Saved:
+    """Verify one checkpoint and open it; tensors are read when asked for."""
+    files.verify(folder)
+    record: dict[str, Any] = files.read_json(folder / STATE)
+    return Saved(
+        folder,
+        TrainState(**record["state"]),
+        dict(record["counters"]),
+        open_weights(folder / WEIGHTS),
+        TensorFolder(folder / OPTIMIZER),
+    )
+
+
+def check_binding(saved: Saved, binding: Mapping[str, str]) -> None:
+    """Refuse a checkpoint that another recipe, corpus or tokenizer made, naming the first difference."""
+    made: dict[str, str] = files.read_json(saved.folder / STATE)["binding"]
+    for key in sorted(made.keys() | binding.keys()):
+        if made.get(key) != binding.get(key):
+            raise BadCheckpoint(
+                f"{saved.folder} belongs to another recipe: {key} was {made.get(key, 'absent')} and is now "
+                f"{binding.get(key, 'absent')}; put it back, or choose another run folder"
+            )
+
+
+def retain(stage_folder: Path, *, keep_last: int, keep_every: int) -> None:
+    """Delete checkpoints beyond the `keep_last` newest, save multiples of `keep_every`; and half-written ones."""
+    if not dist.is_main():
+        return
+    for folder in published(stage_folder)[:-keep_last]:
+        if not keep_every or int(folder.name.removeprefix("step_")) % keep_every:
+            files.remove_published(folder)
+    for leftover in (stage_folder / "checkpoints").glob("*"):
+        if leftover.is_dir() and not files.is_published(leftover):
+            shutil.rmtree(leftover)
+
+
+def _write_collectively(folder: Path, engine: Engine, config: ModelConfig, metadata: Mapping[str, str]) -> None:
+    if dist.is_main():
+        save_weights(folder, engine.values(), config=config, metadata=dict(metadata))
+    else:
+        for _ in engine.values():  # the gathering is collective
+            pass

@@ -1,0 +1,164 @@
+"""The loop: a list of plain sentences. What happens in a step is what is written here, in that order."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from megas2s import dist
+from megas2s.engine.base import Batch, Engine
+from megas2s.models.config import ModelConfig
+from megas2s.train import checkpoint
+from megas2s.train.metrics import MetricsLog, console_line, losses_from
+from megas2s.train.schedule import Schedule
+from megas2s.train.stage import Checkpoints, Log
+from megas2s.train.state import TrainState, every
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """One stage, ready to run: everything the loop needs, and nothing it has to look up."""
+
+    stage: str
+    folder: Path
+    steps: int
+    schedule: Schedule
+    log: Log
+    checkpoints: Checkpoints
+    engine: Engine
+    metrics: MetricsLog
+    config: ModelConfig
+    metadata: Mapping[str, str]
+    binding: Mapping[str, str]
+    languages: Sequence[str]
+    batches_from: Callable[[int], Iterator[Sequence[Batch]]]  # this rank's micro-batches, from any step
+    waited: Callable[[], float]  # seconds spent waiting for batches so far
+    heldout: Callable[[], Sequence[Batch]]  # this rank's held-out batches, the same number on every rank
+    samples: Callable[[Engine], str] | None  # a text of reconstructions; collective
+    tokens_per_step: int  # raw tokens over all ranks
+    flops_per_step: float  # over all ranks
+    peak_flops: float | None  # of one rank's device
+
+
+def train(run: Training, state: TrainState, saved: checkpoint.Saved | None, *, trial: bool) -> TrainState:
+    """Run a stage from `state` to its end, write its weights and return its last state."""
+    if trial:
+        try_largest(run, state)
+    if saved is not None:
+        run.engine.load_moments(saved.moment, saved.counters)
+    window = _Window(run, state)
+    for batches in run.batches_from(state.step):
+        lr = run.schedule.at(state.step, steps=run.steps)
+        result = run.engine.train_step(batches, step=state.step, lr=lr)
+        state = state.after(tokens=run.tokens_per_step, skipped=result.skipped)
+        window.add(result.sums, result.grad_norm)
+        if every(run.log.every, state.step) or state.step == run.steps:
+            window.report(state, lr)
+        if every(run.log.evaluate_every, state.step) or state.step == run.steps:
+            evaluate(run, state)
+        if run.samples is not None and (every(run.log.samples_every, state.step) or state.step == run.steps):
+            show_samples(run, state)
+        if every(run.checkpoints.every, state.step) and state.step < run.steps:
+            save(run, state)
+        if state.step == run.steps:
+            break
+    checkpoint.save_final(run.folder, run.engine, state, run.config, run.metadata)
+    return state
+
+
+def try_largest(run: Training, state: TrainState) -> None:
+    """One whole step that leaves no trace, so that a model too large fails in the first minute.
+
+    With a learning rate of 0 AdamW changes no weight, and the moments it leaves are taken back; batches have fixed
+    shapes, so the first one is as large as any.
+    """
+    batches = next(iter(run.batches_from(state.step)))
+    untouched = run.engine.counters()
+    run.engine.train_step(batches, step=state.step, lr=0.0)
+    run.engine.evaluate(run.heldout()[:1])
+    run.engine.load_moments(None, untouched)
+
+
+def evaluate(run: Training, state: TrainState) -> None:
+    """Held-out losses by part and language."""
+    batches = run.heldout()
+    if not batches:
+        return
+    sums = dist.sum_over_ranks(run.engine.evaluate(batches))
+    values = losses_from(sums, run.engine.part_weights(), run.languages)
+    run.metrics.scalars("heldout", state.step, values)
+    run.metrics.say(f"{run.stage} {state.step}/{run.steps} | held-out loss {values['loss']:.4f}")
+
+
+def show_samples(run: Training, state: TrainState) -> None:
+    """What the model makes of a few held-out examples, as text."""
+    assert run.samples is not None
+    text = run.samples(run.engine)
+    run.metrics.text("samples", state.step, text)
+
+
+def save(run: Training, state: TrainState) -> None:
+    """Publish a checkpoint, then delete those that need not stay."""
+    folder = checkpoint.step_folder(run.folder, state.step)
+    checkpoint.save(folder, run.engine, state, run.config, run.metadata, binding=run.binding)
+    checkpoint.retain(run.folder, keep_last=run.checkpoints.keep_last, keep_every=run.checkpoints.keep_every)
+
+
+class _Window:
+    """The steps since the last report: their losses, and how long they took."""
+
+    def __init__(self, run: Training, state: TrainState) -> None:
+        self._run = run
+        self._begin(state)
+
+    def _begin(self, state: TrainState) -> None:
+        self._sums: Tensor | None = None
+        self._norm = 0.0
+        self._from = state
+        self._started = time.perf_counter()
+        self._waited = self._run.waited()
+
+    def add(self, sums: Tensor, grad_norm: float) -> None:
+        """Count one step in."""
+        self._sums = sums if self._sums is None else self._sums + sums
+        self._norm = grad_norm
+
+    def report(self, state: TrainState, lr: float) -> None:
+        """Report the steps so far and begin again."""
+        assert self._sums is not None
+        run = self._run
+        values = losses_from(dist.sum_over_ranks(self._sums), run.engine.part_weights(), run.languages)
+        steps = state.step - self._from.step
+        seconds = time.perf_counter() - self._started
+        flops = run.flops_per_step * steps / seconds
+        world = dist.place().world_size
+        values |= {
+            "lr": lr,
+            "grad_norm": self._norm,
+            "tokens": float(state.tokens),
+            "tokens_per_second": run.tokens_per_step * steps / seconds,
+            "tflops": flops / 1e12,
+            "memory_gib": _memory_gib(),
+            "data_wait": min(1.0, (run.waited() - self._waited) / seconds),
+            "skipped": float(state.skipped),
+            "eta_seconds": (run.steps - state.step) * seconds / steps,
+        }
+        if run.peak_flops is not None:
+            values["mfu"] = flops / world / run.peak_flops
+        run.metrics.scalars("train", state.step, values)
+        run.metrics.say(console_line(run.stage, state.step, run.steps, values))
+        self._begin(state)
+
+
+def _memory_gib() -> float:
+    """Peak memory of this rank's GPU, or the peak resident memory of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

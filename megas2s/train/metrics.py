@@ -1,0 +1,137 @@
+"""What a run says about itself: one line on the console, the same scalars in JSONL and in TensorBoard.
+
+Rank 0 speaks. Lines of a stage that lie after the point of resumption are removed before it goes on, so that the log
+of an interrupted run equals that of an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from megas2s import dist, files
+
+log = logging.getLogger(__name__)
+
+Scalars = dict[str, float]
+
+
+def losses_from(sums: Tensor, weights: Mapping[str, float], languages: Sequence[str]) -> Scalars:
+    """Means from (parts, languages, 2) sums over all ranks, in nats per item.
+
+    `loss/part`, `loss/part/language`, and `loss`, the weighted sum of the parts that is minimised.
+    """
+    table = sums.tolist()
+    scalars: Scalars = {"loss": 0.0}
+    for (part, weight), rows in zip(weights.items(), table, strict=True):
+        total, count = (sum(column) for column in zip(*rows, strict=True))
+        if count:
+            scalars[f"loss/{part}"] = total / count
+            scalars["loss"] += weight * total / count
+        for language, (language_total, language_count) in zip(languages, rows, strict=True):
+            if language_count:
+                scalars[f"loss/{part}/{language}"] = language_total / language_count
+    return scalars
+
+
+class MetricsLog:
+    """The three voices of one stage of a run. On other ranks than 0 it is silent."""
+
+    def __init__(self, run: Path, stage: str, *, resumed_at: int, tensorboard: bool) -> None:
+        self._stage = stage
+        self._jsonl = run / "metrics.jsonl"
+        self._board: SummaryWriter | None = None
+        self._speaks = dist.is_main()
+        if not self._speaks:
+            return
+        run.mkdir(parents=True, exist_ok=True)
+        drop_after(self._jsonl, stage, resumed_at)
+        if tensorboard:
+            self._board = SummaryWriter(str(run / "tensorboard" / stage), purge_step=resumed_at + 1)
+
+    def scalars(self, kind: str, step: int, values: Mapping[str, float]) -> None:
+        """Record `values` at `step`; `kind` is `train` or `heldout`."""
+        if not self._speaks:
+            return
+        record = {"stage": self._stage, "kind": kind, "step": step, **_finite(values)}
+        with files.disk_trouble(self._jsonl), open(self._jsonl, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def text(self, name: str, step: int, text: str) -> None:
+        """Show a text in TensorBoard."""
+        if self._board is not None:
+            self._board.add_text(name, text, step)
+
+    def say(self, line: str) -> None:
+        """One line on the console and in the log file."""
+        if self._speaks:
+            log.info("%s", line)
+
+    def close(self) -> None:
+        """Write out what is buffered."""
+        if self._board is not None:
+            self._board.close()
+
+
+def drop_after(path: Path, stage: str, step: int) -> None:
+    """Remove from a JSONL log the lines of `stage` after `step`, and a last line that a crash cut short."""
+    if not path.exists():
+        return
+    kept: list[str] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if record.get("stage") != stage or record.get("step", 0) <= step:
+            kept.append(line)
+    files.write_text(path, "".join(line + "\n" for line in kept))
+
+
+def console_line(stage: str, step: int, steps: int, values: Mapping[str, float]) -> str:
+    """One event as a person reads it: `mlm 1200/50000 | loss 3.214 | lr 3.0e-04 | 182k tok/s | ... | ETA 3h12m`."""
+    fields = [f"{stage} {step}/{steps}", f"loss {values['loss']:.4f}"]
+    parts = [name for name in values if name.startswith("loss/") and name.count("/") == 1]
+    if len(parts) > 1:
+        fields += [f"{name.removeprefix('loss/')} {values[name]:.4f}" for name in parts]
+    fields += [f"lr {values['lr']:.2e}", f"gnorm {values['grad_norm']:.3f}"]
+    fields += [f"{_thousands(values['tokens_per_second'])} tok/s", f"{values['tflops']:.3g} TFLOP/s"]
+    fields.append(f"MFU {values['mfu']:.1%}" if "mfu" in values else "MFU n/a")
+    fields.append(f"mem {values['memory_gib']:.2f} GiB")
+    fields.append(f"data {values['data_wait']:.1%}")
+    if values.get("skipped"):
+        fields.append(f"skipped {values['skipped']:.0f}")
+    fields.append(f"ETA {duration(values['eta_seconds'])}")
+    return " | ".join(fields)
+
+
+def duration(seconds: float) -> str:
+    """`42s`, `3m05s`, `3h12m`, `2d04h`; `?` where it is not known."""
+    if not math.isfinite(seconds):
+        return "?"
+    whole = round(seconds)
+    for unit, smaller, size, part in (("d", "h", 86400, 3600), ("h", "m", 3600, 60), ("m", "s", 60, 1)):
+        if whole >= size:
+            return f"{whole // size}{unit}{whole % size // part:02d}{smaller}"
+    return f"{whole}s"
+
+
+def _thousands(value: float) -> str:
+    for suffix, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g}{suffix}"
+    return f"{value:.3g}"
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float | str]:
+    """The same values, those that JSON has no number for as text: `nan`, `inf`."""
+    return {name: value if math.isfinite(value) else str(value) for name, value in values.items()}

@@ -1,0 +1,104 @@
+"""The run record: what ran, where and from which code, so that a run can be explained and repeated.
+
+Secrets stay out: the value of a variable whose name speaks of tokens, keys, secrets or passwords is never kept.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import logging
+import os
+import platform
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megas2s import dist, files
+
+PACKAGES = ("torch", "deepspeed", "transformers", "datasets", "sentencepiece", "pyarrow", "numpy", "safetensors")
+SECRET = re.compile(r"TOKEN|KEY|SECRET|PASS|CREDENTIAL|AUTH|COOKIE", re.IGNORECASE)
+ADDRESS_WITH_LOGIN = re.compile(r"(\w+://)[^/\s:@]+:[^/\s@]+@")
+
+
+def redacted(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment without secrets: their values, and logins inside addresses, are replaced by `(redacted)`."""
+    return {
+        name: "(redacted)" if SECRET.search(name) else ADDRESS_WITH_LOGIN.sub(r"\1(redacted)@", value)
+        for name, value in sorted(environment.items())
+    }
+
+
+def describe(seed: int) -> dict[str, Any]:
+    """Versions, hosts, devices, seed, code and environment of this launch, as plain JSON values."""
+    device = dist.device()
+    return {
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "seed": seed,
+        "git": git_revision(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "host": socket.gethostname(),
+        "ranks": dist.place().world_size,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu x {os.cpu_count()}",
+        "threads": torch.get_num_threads(),
+        "environment": redacted(os.environ),
+    }
+
+
+def append(run: Path, seed: int) -> None:
+    """Add this launch to `run.json`, the list of all launches of a run."""
+    path = run / "run.json"
+    launches = files.read_json(path) if path.exists() else []
+    files.write_json(path, [*launches, describe(seed)])
+
+
+def git_revision() -> str:
+    """The commit of the code, with `-dirty` where files differ from it; `unknown` outside a checkout."""
+    here = Path(__file__).resolve().parent
+    try:
+        revision = _git(here, "rev-parse", "HEAD")
+        return f"{revision}-dirty" if _git(here, "status", "--porcelain", "--untracked-files=no") else revision
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def log_to(run: Path) -> None:
+    """Send log lines of every rank to its own file, and those of rank 0 to the console too."""
+    place = dist.place()
+    folder = run / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    handlers: list[logging.Handler] = [logging.FileHandler(folder / f"rank_{place.rank}.log", encoding="utf-8")]
+    handlers[0].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    if place.rank == 0:
+        console = logging.StreamHandler(sys.stdout)
+        console.setFormatter(logging.Formatter("%(message)s"))
+        handlers.append(console)
+    root = logging.getLogger("megas2s")
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+        old.close()
+    for handler in handlers:
+        root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    root.propagate = False
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    result = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=True)
+    return result.stdout.strip()

@@ -1,0 +1,136 @@
+"""A stage of a recipe: what it starts from, what it trains, on what batch, for how long.
+
+A stage is a run of its own. Model, optimizer and engine are built anew from canonical weights, because DeepSpeed
+fixes the trainable set when an engine is initialised (DeepSpeed #5639).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from megas2s.engine import EngineSpec, Zero
+from megas2s.engine.base import Precision
+from megas2s.engine.optim import AdamW
+from megas2s.errors import BadConfig
+from megas2s.models.config import Tying
+from megas2s.objectives import Objective
+from megas2s.spec import spec
+from megas2s.train.schedule import Schedule
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+@spec
+class DecoderStart:
+    """How a decoder begins where a stage attaches one: its layers are random, its embeddings may be copies.
+
+    `tying` says which matrices are one (see `models.config.Tying`); `embeddings: copied` starts
+    the decoder's embedding and head as copies of the encoder's embedding (AlexaTM 20B, arXiv 2208.01448, section 3).
+    """
+
+    tying: Tying = "tied"
+    embeddings: Literal["copied", "random"] = "copied"
+
+
+@spec
+class Stage:
+    """One phase of training. Lengths count tokens, special ones included; `batch_tokens` counts rows x `length`."""
+
+    name: str
+    init: str | None = None  # an earlier stage, or a folder of canonical weights
+    part: Literal["all", "encoder"] = "all"  # what is taken from `init`
+    decoder: DecoderStart | None = None
+    freeze: tuple[str, ...] = ()  # shell patterns over parameter names
+    objective: Objective
+    length: int = 512
+    target_length: int | None = None  # `length` where absent
+    batch_tokens: int
+    micro_batch: int | None = None  # rows per rank and forward pass; all of a rank's rows where absent
+    steps: int | None = None
+    tokens: int | None = None  # instead of steps: ends with the first step that reaches it
+    schedule: Schedule
+    optimizer: AdamW = AdamW()
+    precision: Precision = "bf16"
+    engine: EngineSpec = Zero()
+    activation_checkpointing: bool = False
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name):
+            raise ValueError(f"a stage's name is a folder's name (letters, digits, . _ -), found {self.name!r}")
+        if (self.steps is None) == (self.tokens is None):
+            raise ValueError("state either steps or tokens")
+        for name in ("length", "target_length", "batch_tokens", "micro_batch", "steps", "tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.batch_tokens % self.row_tokens:
+            raise ValueError(f"batch_tokens {self.batch_tokens} is not a multiple of the row length {self.row_tokens}")
+        if self.part == "encoder" and self.objective.architecture == "seq2seq" and self.decoder is None:
+            raise ValueError("part: encoder starts a new decoder here; say how under decoder:")
+        if self.decoder is not None and self.objective.architecture == "encoder":
+            raise ValueError(f"objective {self.objective.name!r} trains an encoder, which has no decoder:")
+
+    @property
+    def target(self) -> int:
+        """Longest target row."""
+        return self.target_length or self.length
+
+    @property
+    def row_tokens(self) -> int:
+        """Tokens that a row counts as in `batch_tokens`."""
+        return max(self.length, self.target)
+
+    @property
+    def rows(self) -> int:
+        """Rows of one optimizer step, over all ranks."""
+        return self.batch_tokens // self.row_tokens
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the stage."""
+        if self.steps is not None:
+            return self.steps
+        assert self.tokens is not None
+        return -(-self.tokens // self.batch_tokens)
+
+    def micro_batch_rows(self, world_size: int) -> int:
+        """Rows per rank and forward pass; raises BadConfig where the batch does not divide."""
+        if self.rows % world_size:
+            raise BadConfig(
+                f"stage {self.name!r}: {self.rows} rows per step (batch_tokens {self.batch_tokens} / "
+                f"{self.row_tokens}) are not divisible by {world_size} ranks; change batch_tokens or the number of ranks"
+            )
+        rows = self.rows // world_size
+        micro_batch = self.micro_batch or rows
+        if rows % micro_batch:
+            raise BadConfig(
+                f"stage {self.name!r}: {rows} rows per rank and step are not divisible by micro_batch {micro_batch}; "
+                f"change batch_tokens or micro_batch"
+            )
+        return micro_batch
+
+
+@spec
+class Log:
+    """What is reported, and how often, in optimizer steps. Zero turns a line off."""
+
+    every: int = 10
+    evaluate_every: int = 500
+    heldout_rows: int = 32  # per language
+    samples_every: int = 2000
+    tensorboard: bool = True
+
+
+@spec
+class Checkpoints:
+    """When checkpoints are written, in optimizer steps, and which stay."""
+
+    every: int = 1000
+    keep_last: int = 2
+    keep_every: int = 0  # steps whose multiples are never deleted; 0 keeps none beyond the last ones
+
+    def __post_init__(self) -> None:
+        if self.keep_last < 1:
+            raise ValueError(f"keep_last must be at least 1, got {self.keep_last}")
