@@ -68,8 +68,8 @@ class TokenizerSpec:
             raise ValueError(f"vocab_size must be a positive multiple of {MULTIPLE}, got {self.vocab_size}")
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha must lie in [0, 1], got {self.alpha}")
-        if not 0.9 <= self.character_coverage <= 1:
-            raise ValueError(f"character_coverage must lie in [0.9, 1], got {self.character_coverage}")
+        if not 0.98 <= self.character_coverage <= 1:  # the bounds of SentencePiece
+            raise ValueError(f"character_coverage must lie in [0.98, 1], got {self.character_coverage}")
         for name in ("sample_characters", "num_threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
