@@ -20,9 +20,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from megas2s.objectives.base import IGNORED, Objective, Shape
+from megas2s.errors import BadConfig
+from megas2s.models.config import ModelConfig
+from megas2s.models.parameters import parameter_shapes
+from megas2s.objectives.base import IGNORED, Objective, RowLengths, Shape
 from megas2s.rng import generator
+from megas2s.tokenizer.vocab import Vocabulary
+from megas2s.train.assemble import check_positions, stage_frozen
 from megas2s.train.flops import Flops, Shapes, StepSize, depth, step_breakdown
+from megas2s.train.stage import Stage
 
 UNIT_STEPS = 100_000
 UNIT_TOKENS = 1 << 20
@@ -100,6 +106,23 @@ class Work:
     def is_seq2seq(self) -> bool:
         """Whether it trains an encoder-decoder."""
         return depth(self.shapes, "decoder") > 0
+
+
+def work_of(stage: Stage, config: ModelConfig, vocabulary: Vocabulary) -> Work:
+    """The work of a recipe's stage on the model that it trains; raises BadConfig where the two do not fit."""
+    try:
+        size = step_size(stage.objective, Shape(vocabulary, stage.length, stage.target), rows=stage.rows)
+    except ValueError as error:
+        raise BadConfig(f"stage {stage.name!r}: {error}") from None
+    check_positions(stage, RowLengths(size.source, size.target, full=True), config)
+    return Work(
+        name=stage.name,
+        shapes=parameter_shapes(config),
+        frozen=frozenset(stage_frozen(stage, config)),
+        size=size,
+        batch_tokens=stage.batch_tokens,
+        steps=stage.total_steps,
+    )
 
 
 class Cost(NamedTuple):

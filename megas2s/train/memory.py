@@ -7,8 +7,8 @@ P parameters, of which T train; e bytes per element (2 in bf16 and fp16, 4 in fp
     optimizer    12 T: fp32 weight and two moments                           ZeRO-1, 2, 3: / N
     update       4 T: the fp32 gradients that the optimizer reads            likewise
 
-This is what DeepSpeed 0.19 allocates, and for ZeRO-2 its own estimate, 2 P + 18 P / N; its estimate for ZeRO-3 leaves
-out the low-precision gradients, 2 P / N. The update's share exists while no activations do, so the peak takes the
+This is what DeepSpeed 0.19 allocates by its source, and for ZeRO-2 its own estimate, 2 P + 18 P / N; its estimate for
+ZeRO-3 leaves out the low-precision gradients, 2 P / N. The update's share exists while no activations do, so the peak takes the
 larger of the two. Offloaded states are counted as host memory per rank, pinned copies and NVMe buffers aside.
 
 Activations, per token and layer in elements: 8 D + 2 F in an encoder layer (inputs of two norms and of three groups
@@ -25,6 +25,8 @@ import math
 from collections.abc import Collection
 from typing import NamedTuple
 
+from megas2s.engine import EngineSpec, Local
+from megas2s.engine.ds_config import offloads_optimizer, read_ds_config, zero_stage
 from megas2s.models.loss import LOGITS_PER_CHUNK
 from megas2s.train.flops import Shapes, StepSize, depth, layers_with_backward, vocabulary_matrix
 
@@ -45,6 +47,26 @@ class Sharding:
     buckets: int = 1  # 2 where communication overlaps with the backward pass
     live_parameters: int = 0  # stage3_max_live_parameters: gathered at once
     sub_group: int = 10**9  # sub_group_size: parameters that ZeRO-3 updates at once
+
+
+def sharding(engine: EngineSpec, *, ranks: int) -> Sharding:
+    """How an engine spreads model states; DeepSpeed's own defaults where its file says nothing."""
+    if isinstance(engine, Local):
+        return Sharding()
+    knobs = read_ds_config(engine.config)
+    zero = knobs.get("zero_optimization", {})
+    stage = zero_stage(knobs)
+    return Sharding(
+        zero_stage=stage,
+        ranks=ranks,
+        offload_optimizer=offloads_optimizer(knobs),
+        offload_parameters=zero.get("offload_param", {}).get("device", "none") != "none",
+        fp32_gradients=knobs.get("data_types", {}).get("grad_accum_dtype") == "fp32",
+        bucket=int(zero.get("reduce_bucket_size", 5e8)),
+        buckets=2 if stage == 2 and zero.get("overlap_comm", False) else 1,
+        live_parameters=int(zero.get("stage3_max_live_parameters", 1e9)),
+        sub_group=int(zero.get("sub_group_size", 1e9)),
+    )
 
 
 class States(NamedTuple):
@@ -73,33 +95,31 @@ class Memory(NamedTuple):
         return resting + max(states.update, self.activations + self.vocabulary)
 
 
-def model_states(
-    shapes: Shapes, sharding: Sharding, *, precision: str = "bf16", frozen: Collection[str] = ()
-) -> States:
+def model_states(shapes: Shapes, spread: Sharding, *, precision: str = "bf16", frozen: Collection[str] = ()) -> States:
     """Parameters, gradients and optimizer state of one rank; see the head of this module."""
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     every = sum(sizes.values())
     training = sum(size for name, size in sizes.items() if name not in frozen)
-    element, stage = ELEMENT_BYTES[precision], sharding.zero_stage
+    element, stage = ELEMENT_BYTES[precision], spread.zero_stage
 
     def share(bytes_: int, *, from_stage: int) -> int:
-        return -(-bytes_ // sharding.ranks) if stage >= from_stage else bytes_
+        return -(-bytes_ // spread.ranks) if stage >= from_stage else bytes_
 
     has_master = precision != "fp32" or stage > 0
-    summed_in = FP32 if sharding.fp32_gradients else element
+    summed_in = FP32 if spread.fp32_gradients else element
     parameters = share(element * every, from_stage=3)
     gradients = share(summed_in * training, from_stage=2)
     optimizer = share((2 + has_master) * FP32 * training, from_stage=1)
-    update = share(FP32 * training, from_stage=1) if has_master and not (stage <= 1 and sharding.fp32_gradients) else 0
-    buffers = _buffers(sharding, sizes, element)
+    update = share(FP32 * training, from_stage=1) if has_master and not (stage <= 1 and spread.fp32_gradients) else 0
+    buffers = _buffers(spread, sizes, element)
     host = 0
-    if sharding.offload_optimizer:
+    if spread.offload_optimizer:
         host += optimizer + update + (gradients if stage == 3 else 0)  # ZeRO-2 keeps them there in fp32 alone
         optimizer = update = 0
         gradients = gradients if stage < 2 else 0
     elif stage == 3:
-        update = min(update, FP32 * sharding.sub_group)
-    if sharding.offload_parameters:
+        update = min(update, FP32 * spread.sub_group)
+    if spread.offload_parameters:
         host, parameters = host + parameters, 0
     return States(parameters, gradients, optimizer, update, buffers, host)
 
@@ -145,10 +165,10 @@ def vocabulary_loss(shapes: Shapes, size: StepSize, *, precision: str = "bf16", 
     return chunk * (element + FP32) + positions * width * element * 2 + by_matrix
 
 
-def _buffers(sharding: Sharding, sizes: dict[str, int], element: int) -> int:
+def _buffers(spread: Sharding, sizes: dict[str, int], element: int) -> int:
     """Communication buckets and, under ZeRO-3, whole parameters: the live ones, and the largest with its gradient."""
-    total = sharding.bucket * sharding.buckets * element if sharding.zero_stage > 0 else 0
-    if sharding.zero_stage == 3:
+    total = spread.bucket * spread.buckets * element if spread.zero_stage > 0 else 0
+    if spread.zero_stage == 3:
         largest = max(sizes.values())
-        total += element * (min(max(largest, sharding.live_parameters), sum(sizes.values())) + largest)
+        total += element * (min(max(largest, spread.live_parameters), sum(sizes.values())) + largest)
     return total

@@ -1,12 +1,21 @@
 import pytest
 import torch
 
+from megas2s.engine import Local, Zero
 from megas2s.models.config import ModelConfig
 from megas2s.models.freezing import freeze, frozen_names
 from megas2s.models.parameters import parameter_shapes
 from megas2s.models.transformer import build
 from megas2s.train.flops import StepSize
-from megas2s.train.memory import Memory, Sharding, States, activations, model_states, vocabulary_loss
+from megas2s.train.memory import (
+    Memory,
+    Sharding,
+    States,
+    activations,
+    model_states,
+    sharding,
+    vocabulary_loss,
+)
 
 BASE = {"vocab_size": 96, "hidden_size": 64, "num_heads": 4, "ffn_size": 256, "max_positions": 64, "dropout": 0.0}
 ENCODER = ModelConfig(**BASE, num_encoder_layers=3)
@@ -66,6 +75,28 @@ def test_zero_3_agrees_with_deepspeeds_estimate_but_for_low_precision_gradients(
         assert (on_gpu, states.host * ranks) == (gpu, host + left_out * ranks)
     else:
         assert (on_gpu, states.host) == (gpu + left_out, 0)
+
+
+def test_sharding_is_read_from_the_engines_own_file(tmp_path):
+    path = tmp_path / "zero2.json"
+    path.write_text('{"zero_optimization": {"stage": 2, "overlap_comm": true, "reduce_bucket_size": 2e8}}')
+    assert sharding(Zero(config=str(path)), ranks=8) == Sharding(
+        zero_stage=2, ranks=8, bucket=200_000_000, buckets=2, live_parameters=10**9
+    )
+    path.write_text(
+        '{"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"},'
+        ' "offload_param": {"device": "nvme"}, "stage3_max_live_parameters": 7}, "data_types": {"grad_accum_dtype": "fp32"}}'
+    )
+    assert sharding(Zero(config=str(path)), ranks=8) == Sharding(
+        zero_stage=3,
+        ranks=8,
+        offload_optimizer=True,
+        offload_parameters=True,
+        fp32_gradients=True,
+        bucket=500_000_000,
+        live_parameters=7,
+    )
+    assert sharding(Local(), ranks=1) == Sharding()
 
 
 def test_the_peak_takes_activations_or_the_update_never_both():
