@@ -8,8 +8,8 @@ P parameters, of which T train; e bytes per element (2 in bf16 and fp16, 4 in fp
     update       4 T: the fp32 gradients that the optimizer reads            likewise
 
 This is what DeepSpeed 0.19 allocates by its source, and for ZeRO-2 its own estimate, 2 P + 18 P / N; its estimate for
-ZeRO-3 leaves out the low-precision gradients, 2 P / N. The update's share exists while no activations do, so the peak takes the
-larger of the two. Offloaded states are counted as host memory per rank, pinned copies and NVMe buffers aside.
+ZeRO-3 leaves out the low-precision gradients, 2 P / N. The update's share exists while no activations do, so the peak
+takes the larger of the two. Offloaded states are counted as host memory per rank, pinned copies and NVMe buffers aside.
 
 Activations, per token and layer in elements: 8 D + 2 F in an encoder layer (inputs of two norms and of three groups
 of matrices, queries, keys, values, mixture, both sides of the activation) and 12 D + 2 F in a decoder layer, with

@@ -85,7 +85,8 @@ def test_sharding_is_read_from_the_engines_own_file(tmp_path):
     )
     path.write_text(
         '{"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"},'
-        ' "offload_param": {"device": "nvme"}, "stage3_max_live_parameters": 7}, "data_types": {"grad_accum_dtype": "fp32"}}'
+        ' "offload_param": {"device": "nvme"}, "stage3_max_live_parameters": 7},'
+        ' "data_types": {"grad_accum_dtype": "fp32"}}'
     )
     assert sharding(Zero(config=str(path)), ranks=8) == Sharding(
         zero_stage=3,
