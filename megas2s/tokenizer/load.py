@@ -3,7 +3,7 @@
     tokenizer = Tokenizer.load(Path("tokenizers/sample"))
     ids, offsets = tokenizer.encode_batch(["Grüße", "two words"])     # ids[offsets[i]:offsets[i + 1]] is text i
 
-SentencePiece encodes, into buffers that NumPy reads without a Python object per token: on one core seven times
+SentencePiece encodes, into buffers that NumPy reads without a Python object per token: on one core about seven times
 as fast as the `tokenizers` library, whose ids are the same (`export.py` says why).
 """
 
