@@ -10,9 +10,15 @@ makes an example of a window (`corrupt`) is passed down by the caller: this room
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import multiprocessing
+import multiprocessing.connection
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing.process import BaseProcess
 from typing import NamedTuple
 
 import numpy as np
@@ -117,6 +123,7 @@ class Loader:
         self._world_size = world_size
         self._workers = workers
         self._pin_memory = pin_memory
+        self._processes: list[BaseProcess] = []
         self.wait_seconds = 0.0
 
     def numbers(self, step: int) -> list[range]:
@@ -135,26 +142,33 @@ class Loader:
             prefetch_factor=PREFETCHED if self._workers else None,
             pin_memory=self._pin_memory,
         )
-        batches = iter(source)
-        for step in _steps(first, stop):
-            yield [self._next(batches) for _ in self.numbers(step)]
+        before = multiprocessing.active_children()
+        with _no_surprise():
+            batches = iter(source)
+        self._processes = [process for process in multiprocessing.active_children() if process not in before]
+        try:
+            for step in _steps(first, stop):
+                received = [self._next(batches) for _ in self.numbers(step)]
+                for refusal in received:
+                    if isinstance(refusal, Refusal):
+                        raise refusal
+                yield [packed.unpack() for packed in received if isinstance(packed, _Packed)]
+        finally:
+            del batches  # ends the workers now, also where a traceback keeps this frame
 
-    def _next(self, batches: Iterator[_Packed | Refusal]) -> Batch:
+    def _next(self, batches: Iterator[_Packed | Refusal]) -> _Packed | Refusal:
         started = time.perf_counter()
         try:
-            batch = next(batches)
-        except RuntimeError as error:
-            if "worker" in str(error) and ("killed" in str(error) or "exited" in str(error)):
+            return next(batches)
+        except (RuntimeError, OSError, EOFError) as error:
+            if dead := _dead(self._processes):
                 raise Refusal(
-                    f"a loader process died ({' '.join(str(error).split())}); when memory ran out, lower workers in"
-                    " the recipe; the same command continues"
+                    f"loader process {dead} died; if memory ran out, lower `workers` in the recipe or free some;"
+                    " the same command continues"
                 ) from error
             raise
         finally:
             self.wait_seconds += time.perf_counter() - started
-        if isinstance(batch, Refusal):
-            raise batch
-        return batch.unpack()
 
 
 class Field(NamedTuple):
@@ -251,3 +265,26 @@ class _MicroBatches:
 
 def _steps(first: int, stop: int | None) -> Iterator[int]:
     return itertools.count(first) if stop is None else iter(range(first, stop))
+
+
+@contextlib.contextmanager
+def _no_surprise() -> Iterator[None]:
+    """Keep DataLoader from installing a signal handler that raises wherever the program is when a worker dies.
+
+    Without it the death shows at the next batch, within five seconds.
+    """
+    handler = signal.getsignal(signal.SIGCHLD)
+    yield
+    if threading.current_thread() is threading.main_thread() and handler is not None:
+        signal.signal(signal.SIGCHLD, handler)
+
+
+def _dead(processes: Sequence[BaseProcess]) -> str:
+    """Which of the processes have ended, and how: "4711 (signal 9)"; nothing where all live."""
+    ended = multiprocessing.connection.wait([process.sentinel for process in processes], timeout=1.0)
+    codes = {}
+    for process in processes:
+        if process.sentinel in ended:
+            process.join()  # its files close a moment before it can be asked how it ended
+            codes[process.pid] = process.exitcode or 0
+    return ", ".join(f"{pid} ({f'signal {-code}' if code < 0 else f'exit code {code}'})" for pid, code in codes.items())

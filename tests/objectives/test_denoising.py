@@ -83,7 +83,7 @@ def test_the_loss_is_cross_entropy_of_the_target(make_output):
     (part,) = Denoising().loss(output, {"labels": labels}).values()
     each = F.cross_entropy((output.decoder_hidden @ weight.T).flatten(0, 1), labels.flatten(), reduction="none")
     assert part.row_totals.tolist() == pytest.approx(each.view(2, 3).sum(1).tolist())
-    assert float(part.total) == pytest.approx(each.sum().item())
+    assert part.total.item() == pytest.approx(each.sum().item())
     assert part.weight == 1.0
 
 
