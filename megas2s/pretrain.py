@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,15 +21,17 @@ from torch import Tensor
 
 from megas2s import dist, files
 from megas2s.data.corpus import Corpus
+from megas2s.data.heldout import heldout_batches, heldout_rows
 from megas2s.data.loader import Batch, Loader
+from megas2s.data.windows import units
 from megas2s.engine import Zero, make_engine
-from megas2s.engine.base import Engine, Setup
-from megas2s.errors import BadCheckpoint, BadConfig
+from megas2s.engine.base import Setup
+from megas2s.errors import BadConfig
 from megas2s.models.config import ModelConfig, Tying
 from megas2s.models.freezing import count_by_part, freeze
 from megas2s.models.parameters import parameter_shapes
 from megas2s.models.transformer import Model, build
-from megas2s.models.weights import WeightsReader, open_weights, start_from
+from megas2s.models.weights import open_weights, start_from
 from megas2s.recipe import Recipe, dump_recipe
 from megas2s.rng import torch_seed
 from megas2s.spec import plain
@@ -37,6 +39,7 @@ from megas2s.tokenizer.load import Tokenizer
 from megas2s.tokenizer.vocab import Vocabulary
 from megas2s.train import checkpoint, lock, record
 from megas2s.train.assemble import (
+    Corruption,
     StageData,
     check_positions,
     check_tokenizer,
@@ -157,9 +160,7 @@ def _train_stage(recipe: Recipe, prepared: Prepared, corpus: Corpus, vocabulary:
         workers=recipe.workers,
         pin_memory=torch.cuda.is_available(),
     )
-    metrics = MetricsLog(
-        Path(recipe.run), stage.name, resumed_at=state.step, tensorboard=recipe.log.tensorboard
-    )
+    metrics = MetricsLog(Path(recipe.run), stage.name, resumed_at=state.step, tensorboard=recipe.log.tensorboard)
     training = Training(
         stage=stage.name,
         folder=folder,
@@ -206,9 +207,7 @@ def starting_weights(recipe: Recipe, prepared: Prepared) -> Callable[[str], Tens
     return initial
 
 
-def _setup(
-    recipe: Recipe, prepared: Prepared, corpus: Corpus, initial: Callable[[str], Tensor | None]
-) -> Setup:
+def _setup(recipe: Recipe, prepared: Prepared, corpus: Corpus, initial: Callable[[str], Tensor | None]) -> Setup:
     stage = prepared.stage
 
     def construct() -> Model:
@@ -260,6 +259,23 @@ def _metadata(recipe: Recipe, prepared: Prepared, corpus: Corpus) -> dict[str, s
     }
 
 
+def _heldout(recipe: Recipe, prepared: Prepared, corpus: Corpus) -> list[Batch]:
+    """This rank's held-out batches; empty where the corpus has no held-out split or none is asked for."""
+    if not recipe.log.heldout_rows or not corpus.shards("heldout"):
+        return []
+    data, place = prepared.data, dist.place()
+    rows = heldout_rows(
+        units(corpus.shards("heldout"), data.window),
+        Corruption(prepared.stage.objective, data.shape),
+        languages=corpus.languages,
+        rows_per_language=recipe.log.heldout_rows,
+        seed=recipe.seed,
+    )
+    return heldout_batches(
+        rows, data.loader_columns, micro_batch=prepared.micro_batch, rank=place.rank, world_size=place.world_size
+    )
+
+
 def _flops(prepared: Prepared) -> float:
     size = step_size(prepared.stage.objective, prepared.data.shape, rows=prepared.stage.rows)
     return step_flops(parameter_shapes(prepared.config), size, frozen=prepared.frozen)
@@ -303,3 +319,19 @@ def dry_run(recipe: Recipe) -> str:
         prepared = prepare(recipe, stage, corpus, vocabulary, world_size=world_size)
         lines += _plan(prepared, recipe.folder(stage))
     return "\n".join(lines)
+
+
+def _plan(prepared: Prepared, folder: Path) -> list[str]:
+    stage, data = prepared.stage, prepared.data
+    trainable = sum(count.trainable for count in count_by_part(prepared.config, prepared.frozen).values())
+    frozen = sum(count.frozen for count in count_by_part(prepared.config, prepared.frozen).values())
+    state = "complete" if checkpoint.is_complete(folder) else f"{len(checkpoint.published(folder))} checkpoints"
+    shares = ", ".join(
+        f"{unit.name} {share / sum(data.shares):.1%}" for unit, share in zip(data.units, data.shares, strict=True)
+    )
+    return [
+        f"stage {stage.name}: {stage.objective.name}, {stage.total_steps} steps of {stage.rows} rows, {state}",
+        f"  windows of {data.window} tokens; {trainable:,} trainable and {frozen:,} frozen parameters",
+        f"  {prepared.micro_batch} rows per rank and pass; {_flops(prepared):.3g} FLOPs per step",
+        f"  shares {shares}",
+    ]

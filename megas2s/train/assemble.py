@@ -37,6 +37,11 @@ class StageData:
     shares: Sequence[int]
     samples: Samples
 
+    @property
+    def loader_columns(self) -> Columns:
+        """The columns as the loader pads them."""
+        return Columns(self.columns.source, self.columns.target, self.columns.full, self.shape.vocabulary.pad)
+
 
 @dataclasses.dataclass(frozen=True)
 class Corruption:
@@ -46,6 +51,7 @@ class Corruption:
     shape: Shape
 
     def __call__(self, tokens: np.ndarray, rng: np.random.Generator, number: int) -> Example:
+        """The example that sample `number` makes of `tokens`."""
         return self.objective.corrupt(tokens, rng, self.shape, number)
 
 

@@ -38,7 +38,7 @@ class Training:
     languages: Sequence[str]
     batches_from: Callable[[int], Iterator[Sequence[Batch]]]  # this rank's micro-batches, from any step
     waited: Callable[[], float]  # seconds spent waiting for batches so far
-    heldout: Callable[[], Sequence[Batch]]  # this rank's held-out batches, the same number on every rank
+    heldout: Sequence[Batch]  # this rank's held-out batches, the same number on every rank
     samples: Callable[[Engine], str] | None  # a text of reconstructions; collective
     tokens_per_step: int  # raw tokens over all ranks
     flops_per_step: float  # over all ranks
@@ -80,16 +80,16 @@ def try_largest(run: Training, state: TrainState) -> None:
     batches = next(iter(run.batches_from(state.step)))
     untouched = run.engine.counters()
     run.engine.train_step(batches, step=state.step, lr=0.0)
-    run.engine.evaluate(run.heldout()[:1])
+    if run.heldout:
+        run.engine.evaluate(run.heldout[:1])
     run.engine.load_moments(None, untouched)
 
 
 def evaluate(run: Training, state: TrainState) -> None:
     """Held-out losses by part and language."""
-    batches = run.heldout()
-    if not batches:
+    if not run.heldout:
         return
-    sums = dist.sum_over_ranks(run.engine.evaluate(batches))
+    sums = dist.sum_over_ranks(run.engine.evaluate(run.heldout))
     values = losses_from(sums, run.engine.part_weights(), run.languages)
     run.metrics.scalars("heldout", state.step, values)
     run.metrics.say(f"{run.stage} {state.step}/{run.steps} | held-out loss {values['loss']:.4f}")

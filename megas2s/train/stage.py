@@ -100,7 +100,7 @@ class Stage:
         if self.rows % world_size:
             raise BadConfig(
                 f"stage {self.name!r}: {self.rows} rows per step (batch_tokens {self.batch_tokens} / "
-                f"{self.row_tokens}) are not divisible by {world_size} ranks; change batch_tokens or the number of ranks"
+                f"{self.row_tokens}) are not divisible by {world_size} ranks; change batch_tokens or the ranks"
             )
         rows = self.rows // world_size
         micro_batch = self.micro_batch or rows

@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# From raw text to two Hugging Face models in one call, on whatever is here: all GPUs, or two CPU ranks.
+#
+#   bash launch/quickstart.sh
+#
+# Each step skips what an earlier call has finished.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. launch/environment.sh
+
+step() { printf '\n== %s\n' "$*"; }
+
+step "tokenizer: SentencePiece with byte fallback, 14 languages -> tokenizers/sample"
+python tools/train_tokenizer.py --input launch/sample_corpus --output tokenizers/sample --vocab-size 8192
+
+step "corpus: Arrow shards, one folder per language -> corpora/sample"
+python tools/preprocess.py --input launch/sample_corpus --tokenizer tokenizers/sample --output corpora/sample --held-out 0.1
+
+step "pretraining: encoder (MLM), then encoder-decoder with the encoder frozen, then unfrozen -> runs/sample"
+if python -c 'import torch; raise SystemExit(not torch.cuda.is_available())'; then
+  deepspeed launch/pretrain.py launch/recipes/sample.yaml
+else
+  export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+  deepspeed --num_gpus 2 launch/pretrain.py launch/recipes/sample.yaml # two CPU ranks over gloo
+fi
+
+step "export: Hugging Face folders -> exports/sample_encoder, exports/sample_seq2seq"
+python tools/convert_to_hf.py runs/sample/mlm exports/sample_encoder --overwrite
+python tools/convert_to_hf.py runs/sample/seq2seq exports/sample_seq2seq --overwrite
+
+step "reloaded with transformers"
+python tools/show_exports.py exports/sample_encoder exports/sample_seq2seq
+
+cat <<'END'
+
+Where things lie
+  weights      runs/sample/<stage>/weights        canonical names, safetensors
+  exports      exports/sample_encoder, exports/sample_seq2seq
+  metrics      runs/sample/metrics.jsonl
+  TensorBoard  tensorboard --logdir runs/sample/tensorboard
+END

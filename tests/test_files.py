@@ -1,0 +1,67 @@
+import errno
+import os
+
+import pytest
+
+from megas2s import files
+from megas2s.errors import BadCheckpoint, DiskTrouble
+
+
+@pytest.fixture
+def published(tmp_path):
+    final = tmp_path / "thing"
+    temporary = files.temporary_folder(final)
+    (temporary / "inner").mkdir(parents=True)
+    (temporary / "a.bin").write_bytes(b"0123456789")
+    (temporary / "inner" / "b.txt").write_text("hello")
+    files.publish(temporary, final, {"kind": "test"})
+    return final
+
+
+def test_a_published_folder_verifies_and_keeps_its_record(published):
+    manifest = files.verify(published)
+    assert manifest["kind"] == "test"
+    assert {name: facts["bytes"] for name, facts in manifest["files"].items()} == {"a.bin": 10, "inner/b.txt": 5}
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda folder: (folder / "a.bin").unlink(), "missing"),
+        (lambda folder: (folder / "a.bin").write_bytes(b"01234"), "has 5 bytes, its manifest says 10"),
+        (lambda folder: (folder / "a.bin").write_bytes(b"0123456780"), "does not match its SHA-256"),
+        (lambda folder: (folder / files.MANIFEST).unlink(), "was never finished"),
+        (lambda folder: (folder / files.MANIFEST).write_text('{"files"'), "is damaged"),
+    ],
+)
+def test_damage_is_found_and_named(published, damage, sentence):
+    damage(published)
+    with pytest.raises(BadCheckpoint, match=sentence):
+        files.verify(published)
+
+
+def test_publishing_again_replaces(published):
+    temporary = files.temporary_folder(published)
+    temporary.mkdir()
+    (temporary / "c").write_text("new")
+    files.publish(temporary, published, {"kind": "test"})
+    assert sorted(files.verify(published)["files"]) == ["c"]
+
+
+def test_a_file_is_replaced_whole(tmp_path):
+    path = tmp_path / "x" / "y.txt"
+    files.write_text(path, "one")
+    files.write_text(path, "two")
+    assert path.read_text() == "two"
+    assert os.listdir(path.parent) == ["y.txt"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
+def test_trouble_with_the_disk_is_a_sentence_that_names_the_file(tmp_path, code):
+    with pytest.raises(DiskTrouble, match="shard.arrow"), files.disk_trouble(tmp_path / "shard.arrow"):
+        raise OSError(code, os.strerror(code))
+
+
+def test_other_errors_pass_through(tmp_path):
+    with pytest.raises(OSError, match="No such"), files.disk_trouble(tmp_path):
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))

@@ -1,0 +1,39 @@
+"""Reload two exported folders with transformers, fill a mask and reconstruct a sentence."""
+
+from megas2s import cli
+
+MASKED = "The train to the coast leaves at <mask> in the morning."
+BROKEN = "The train to the coast at seven in the."
+
+
+def main() -> None:
+    parser = cli.parser(__doc__)
+    parser.add_argument("encoder", help="folder exported from an encoder")
+    parser.add_argument("seq2seq", help="folder exported from an encoder-decoder")
+    parser.add_argument("--masked", default=MASKED, help="a sentence with one <mask>")
+    parser.add_argument("--broken", default=BROKEN, help="a sentence to reconstruct")
+    arguments = parser.parse_args()
+
+    import torch
+    from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(arguments.encoder)
+    encoder = AutoModelForMaskedLM.from_pretrained(arguments.encoder).eval()
+    batch = tokenizer(arguments.masked, return_tensors="pt")
+    with torch.no_grad():
+        logits = encoder(**batch).logits
+    place = (batch["input_ids"] == tokenizer.mask_token_id).nonzero()[0, 1]
+    best = logits[0, place].topk(5).indices.tolist()
+    print(f"masked        {arguments.masked}")
+    print(f"filled        {', '.join(repr(tokenizer.decode([token]).strip()) for token in best)}")
+
+    tokenizer = AutoTokenizer.from_pretrained(arguments.seq2seq)
+    seq2seq = AutoModelForSeq2SeqLM.from_pretrained(arguments.seq2seq).eval()
+    batch = tokenizer(arguments.broken, return_tensors="pt")
+    generated = seq2seq.generate(**batch, max_new_tokens=40, num_beams=1, do_sample=False)
+    print(f"broken        {arguments.broken}")
+    print(f"reconstructed {tokenizer.decode(generated[0], skip_special_tokens=True)}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
