@@ -19,9 +19,11 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from megas2s.models.output import TokenLoss
 
 IGNORED = -100  # a label without loss, as in torch.nn.functional.cross_entropy
-LOGITS_PER_CHUNK = 1 << 26  # elements; bounds memory: 128 MiB of bfloat16 logits
-SOFTMAX_ELEMENTS = {"cpu": 1 << 20}  # a slice whose float32 copy stays in a CPU's cache; other devices: whole chunks
-WEIGHT_ROWS = 1 << 15  # rows of the weight's gradient added at a time where it is summed in another dtype
+LOGITS_PER_CHUNK = 1 << 27  # elements; bounds memory: 256 MiB of bfloat16 logits
+SOFTMAX_ELEMENTS = {"cpu": 1 << 20}  # a slice whose float32 copy stays in a CPU's cache
+SOFTMAX_ELEMENTS_ELSEWHERE = 1 << 26
+FEW_CHUNKS = 4  # a sum over more is kept in float32: each addition in bfloat16 costs a rounding
+WEIGHT_ROWS = 1 << 13  # rows of the weight's gradient added at a time where it is summed in another dtype
 
 
 def cross_entropy(
@@ -65,7 +67,7 @@ class _CrossEntropy(torch.autograd.Function):
         dtype = torch.get_autocast_dtype(device) if autocast else weight.dtype
         with torch.autocast(device, enabled=False):
             operands = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-            each, gradients = _run(*operands, labels, wants, sum_dtype=_sum_dtype(weight.dtype, dtype))
+            each, gradients = _run(*operands, labels, wants)
         ctx.save_for_backward(*gradients)  # type: ignore[arg-type]
         ctx.dtypes = hidden.dtype, weight.dtype, weight.dtype if bias is None else bias.dtype  # type: ignore[attr-defined]
         ctx.mark_non_differentiable(each)
@@ -80,12 +82,12 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 def _run(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, wants: _Wants, *, sum_dtype: torch.dtype
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, wants: _Wants
 ) -> tuple[Tensor, tuple[Tensor | None, Tensor | None, Tensor | None]]:
     positions, vocabulary = len(hidden), len(weight)
     chunks = max(1, -(-positions * vocabulary // LOGITS_PER_CHUNK))
     rows = max(1, -(-positions // chunks))
-    sum_dtype = weight.dtype if chunks == 1 and weight.dtype != torch.float16 else sum_dtype
+    sum_dtype = weight.dtype if chunks <= FEW_CHUNKS else _at_least_float32(weight.dtype)
     each = hidden.new_zeros(positions, dtype=_at_least_float32(weight.dtype))
     grad_hidden = torch.empty_like(hidden) if wants.hidden else None
     grad_weight = torch.empty_like(weight, dtype=sum_dtype) if wants.weight else None
@@ -110,7 +112,7 @@ def _run(
 def _nll_and_errors(logits: Tensor, labels: Tensor, *, wants_errors: bool) -> Tensor:
     """The nll of each row; with `wants_errors` the logits are overwritten by softmax - onehot (0 where ignored)."""
     nll = logits.new_empty(len(logits), dtype=_at_least_float32(logits.dtype))
-    limit = SOFTMAX_ELEMENTS.get(logits.device.type, logits.numel())
+    limit = SOFTMAX_ELEMENTS.get(logits.device.type, SOFTMAX_ELEMENTS_ELSEWHERE)
     rows = max(1, limit // max(1, logits.shape[1]))
     counted = labels != IGNORED
     safe = labels.where(counted, 0)[:, None]
@@ -134,11 +136,6 @@ def _add_product(target: Tensor, errors: Tensor, hidden: Tensor, *, onto_nothing
         part = slice(start, start + WEIGHT_ROWS)
         product = errors[:, part].t() @ hidden
         target[part] = product if onto_nothing else target[part] + product
-
-
-def _sum_dtype(stored: torch.dtype, computed: torch.dtype) -> torch.dtype:
-    """Sums over chunks are kept in float32 where a chunk's product has fewer bits."""
-    return torch.promote_types(torch.promote_types(stored, computed), torch.float32)
 
 
 def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
