@@ -67,12 +67,16 @@ def arguments() -> argparse.ArgumentParser:
 def main() -> int:
     given = arguments().parse_args()
 
+    import logging
+
     from megas2s.data.corpus import MARKER, verify_corpus
     from megas2s.data.documents import input_files
     from megas2s.data.preprocess import Choices, preprocess
     from megas2s.errors import BadConfig
     from megas2s.spec import parse
 
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("megas2s").setLevel(logging.INFO)
     if given.workers is not None and given.workers < 1:
         raise BadConfig(f"--workers must be at least 1, found {given.workers}")
     inputs = sources(given)

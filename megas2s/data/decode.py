@@ -88,7 +88,7 @@ def _text(raw: bytes | str | None) -> str | None:
 def _lines(block: Block) -> Iterator[_Raw]:
     language = block.file.language or UNKNOWN
     for index, line in enumerate(_split(block)):
-        yield _Raw(index, line, language)
+        yield _Raw(index, line.removesuffix(b"\r"), language)
 
 
 def _paragraphs(block: Block) -> Iterator[_Raw]:
@@ -101,7 +101,7 @@ def _paragraphs(block: Block) -> Iterator[_Raw]:
             paragraph = b"\n".join(lines)
             first = index - len(lines)
             _refuse_long(paragraph, block, first)
-            yield _Raw(first, paragraph, language)
+            yield _Raw(first, paragraph.removesuffix(b"\r"), language)
             lines = []
 
 

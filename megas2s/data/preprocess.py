@@ -9,6 +9,7 @@ interruptions. While shards are written the ids lie on the disk twice.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +26,8 @@ from megas2s.data.staging import FOLDER, Chain, Staging, refuse_other_arguments
 from megas2s.data.tokenise import Encoder, Ids, tokenise
 from megas2s.errors import BadConfig, BadData
 from megas2s.spec import plain, spec
+
+log = logging.getLogger(__name__)
 
 
 @spec
@@ -86,9 +89,8 @@ def preprocess(
     with Staging(folder, arguments, tokenizer.ids.dtype) as staging:
         _go_on(staging, files, chain)
         if not staging.assembling:
-            _stage(
-                staging, files, tokenizer, workers=_workers(workers, files, block_size), report=report, size=block_size
-            )
+            processes = _workers(workers, files, block_size)
+            _stage(staging, files, tokenizer, workers=processes, report=report, size=block_size)
             staging.assembling = chain.value
             staging.commit()
         return _assemble(staging, files, tokenizer, choices, workers, allow_empty_languages, report)
@@ -222,7 +224,7 @@ def _complete(folder: Path, arguments: Mapping[str, Any], chain: Chain) -> Corpu
 
 
 def _go_on(staging: Staging, files: Sequence[InputFile], chain: Chain) -> None:
-    """Refuse to go on where the input files that are already staged are not the ones now named."""
+    """Say where it goes on; refuse where the input files that are already staged are not the ones now named."""
     begun = Chain()
     for file in files[: staging.files]:
         begun.add(file)
@@ -232,6 +234,8 @@ def _go_on(staging: Staging, files: Sequence[InputFile], chain: Chain) -> None:
             f"{staging.folder.parent} was begun with other inputs: of its first {staging.files} input files some have "
             "changed, gone or come in between; name another folder or remove this one"
         )
+    if staging.files:
+        log.info("going on after %d of %d input files", staging.files, len(files))
 
 
 def _empty_before(files: Sequence[InputFile]) -> list[str]:

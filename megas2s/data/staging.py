@@ -90,6 +90,7 @@ class Staging:
             ) from None
         if (self.folder / STATE).is_file():
             self._restore()
+        self._cut_off()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -175,6 +176,9 @@ class Staging:
         self.groups = {Group(*group): (documents, tokens) for *group, documents, tokens in state["groups"]}
         self.dropped = Counter({(language, reason): count for language, reason, count in state["dropped"]})
         self.assembling = state["assembling"]
+
+    def _cut_off(self) -> None:
+        """Remove the bytes that no state counts, left by a run that was stopped; a first state may never have come."""
         known = {self._ids(group): n * self.dtype.itemsize for group, (_, n) in self.groups.items()}
         known |= {self._docs(group): n * RECORD.itemsize for group, (n, _) in self.groups.items()}
         for path in [*self.folder.rglob("*.ids"), *self.folder.rglob("*.docs")]:

@@ -1,0 +1,362 @@
+"""The same input gives the same corpus, byte for byte, whatever the workers, the blocks and the interruptions."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).parent))  # worker processes inherit it
+
+from byte_tokenizer import FIRST, Bytes, Deadly
+
+from megas2s.data import assemble, dedup, staging
+from megas2s.data.clean import clean
+from megas2s.data.corpus import Corpus, verify_corpus
+from megas2s.data.dedup import mark_duplicates
+from megas2s.data.inputs import Inputs
+from megas2s.data.preprocess import Choices, CorpusTokenizer, preprocess
+from megas2s.data.shards import Shard
+from megas2s.data.tokenise import RECORD, Ids
+from megas2s.errors import BadConfig, BadData, DiskTrouble
+
+ROOT = Path(__file__).parents[2]
+SEPARATOR = 5
+
+
+def copy_tokenizer(folder):
+    folder.mkdir()
+    (folder / "model").write_text("bytes")
+
+
+TOKENIZER = CorpusTokenizer("bytes", Ids(SEPARATOR, np.dtype(np.uint16)), Bytes, copy_tokenizer)
+KEEP_ALL = Choices(deduplicate=False, held_out=0)
+
+
+def make(inputs, folder, *, choices=KEEP_ALL, tokenizer=TOKENIZER, workers=1, **settings):
+    inputs = [Inputs(paths=(str(inputs),))] if isinstance(inputs, Path) else inputs
+    return preprocess(inputs, folder, tokenizer=tokenizer, choices=choices, workers=workers, **settings)
+
+
+def texts(corpus, split="train", language=None):
+    found = []
+    for entry in corpus.entries[split]:
+        if language in (None, entry.language):
+            shard = Shard.open(entry)
+            for start, end in zip(shard.document_offsets[:-1], shard.document_offsets[1:], strict=True):
+                assert shard.tokens[end - 1] == SEPARATOR
+                found.append(bytes((shard.tokens[start : end - 1] - FIRST).astype(np.uint8)).decode())
+    return found
+
+
+def content(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    """Four files of three languages, with duplicates inside and between them."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name, count in [("de.txt", 40), ("en-1.txt", 60), ("en-2.txt", 50), ("fr.txt", 2)]:
+        (folder / name).write_text("".join(f"{name[:2]} text number {number % 45}\n" for number in range(count)))
+    return folder
+
+
+def test_documents_come_out_as_they_went_in(tmp_path):
+    (tmp_path / "en.jsonl").write_text('{"text": "a\\nb"}\n{"text": "\\u0001e\\u0301"}\n{"text": " "}\n{"text": "c"}\n')
+    corpus = make(tmp_path / "en.jsonl", tmp_path / "out")
+    assert texts(corpus) == ["a\nb", "é", "c"]
+    assert corpus.tokenizer_folder.joinpath("model").read_text() == "bytes"
+    assert corpus.record["languages"]["en"] == {
+        "documents": 3,
+        "tokens": 3 + 2 + 1 + 3,
+        "characters": 5,
+        "heldout_documents": 0,
+        "heldout_tokens": 0,
+        "dropped": {"control characters": 1, "empty": 1},
+    }
+    verify_corpus(corpus)
+
+
+@settings(max_examples=40, deadline=None)
+@given(documents=st.lists(st.text(st.characters(codec="utf-8"), max_size=20), min_size=1, max_size=8))
+def test_any_text_survives(documents, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("any")
+    (folder / "en.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in [*documents, "last"]))
+    cleaned = [clean(text).text for text in [*documents, "last"]]
+    assert texts(make(folder / "en.jsonl", folder / "out", block_size=16)) == [
+        Bytes().normalise(text) for text in cleaned if text.strip()
+    ]
+
+
+@pytest.mark.parametrize("choices", [KEEP_ALL, Choices(deduplicate=True, held_out=0.2)])
+def test_workers_and_blocks_change_no_byte(inputs, tmp_path, choices):
+    make(inputs, tmp_path / "one", choices=choices)
+    make(inputs, tmp_path / "blocks", choices=choices, block_size=50)
+    make(inputs, tmp_path / "two", choices=choices, block_size=50, workers=2)
+    assert content(tmp_path / "one") == content(tmp_path / "blocks") == content(tmp_path / "two")
+
+
+class Interruption(Exception):
+    pass
+
+
+def test_an_interruption_after_any_block_changes_no_byte(inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr(staging, "COMMIT_SECONDS", 0)
+    choices = Choices(held_out=0.1)
+    make(inputs, tmp_path / "straight", choices=choices, block_size=200)
+    starts = []
+    for interrupted in range(100):
+        seen = []
+
+        def stop(progress, after=interrupted, seen=seen):
+            seen.append((progress.phase, progress.files))
+            if len(seen) > after:
+                raise Interruption
+
+        folder = tmp_path / f"interrupted-{interrupted}"
+        try:
+            make(inputs, folder, choices=choices, block_size=200, report=stop)
+            break
+        except Interruption:
+            with pytest.raises(BadData, match="never finished"):
+                Corpus.open(folder)
+        again = []
+        make(inputs, folder, choices=choices, block_size=200, report=again.append)
+        assert content(folder) == content(tmp_path / "straight")
+        starts.append((seen[-1][1], again[0].phase, again[0].files))
+    assert len(starts) > 15
+    for finished, phase, first in starts:  # no finished file is read again
+        assert phase == "write shards" or first >= finished
+
+
+def test_a_failed_write_of_a_shard_loses_nothing(inputs, tmp_path, monkeypatch):
+    make(inputs, tmp_path / "straight")
+    written = []
+
+    def full(path, *rest, **more):
+        if len(written) == 2:
+            raise DiskTrouble("no room")
+        written.append(path)
+        return write(path, *rest, **more)
+
+    write = assemble.write_shard
+    monkeypatch.setattr(assemble, "write_shard", full)
+    with pytest.raises(DiskTrouble):
+        make(inputs, tmp_path / "out")
+    monkeypatch.undo()
+    monkeypatch.setattr(CorpusTokenizer, "load", property(lambda _: pytest.fail("nothing is to be tokenised again")))
+    make(inputs, tmp_path / "out")
+    assert content(tmp_path / "out") == content(tmp_path / "straight")
+
+
+def test_bytes_that_a_run_left_before_its_first_state_do_not_count(inputs, tmp_path):
+    make(inputs, tmp_path / "straight")
+    leftover = tmp_path / "out" / ".staging" / "train" / "en" / "text.ids"
+    leftover.parent.mkdir(parents=True)
+    leftover.write_bytes(b"\1" * 7)
+    make(inputs, tmp_path / "out")
+    assert content(tmp_path / "out") == content(tmp_path / "straight")
+
+
+def test_a_complete_corpus_is_reused(inputs, tmp_path):
+    made = make(inputs, tmp_path / "out")
+    times = {path: path.stat().st_mtime_ns for path in made.folder.rglob("*")}
+    assert make(inputs, tmp_path / "out") == made
+    assert {path: path.stat().st_mtime_ns for path in made.folder.rglob("*")} == times
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_other_arguments_or_inputs_are_refused(inputs, tmp_path, finished):
+    folder = tmp_path / "out"
+    if finished:
+        make(inputs, folder)
+    else:
+        (inputs / "ja.txt").write_bytes(b"\xff\n")
+        with pytest.raises(BadData, match="invalid UTF-8"):
+            make(inputs, folder)
+    with pytest.raises(BadConfig, match=r"other arguments: held out \(was 0.0, now 0.1\)"):
+        make(inputs, folder, choices=Choices(deduplicate=False, held_out=0.1))
+    with pytest.raises(BadConfig, match=r"other arguments: tokenizer \(was bytes, now words\)"):
+        make(inputs, folder, tokenizer=TOKENIZER._replace(fingerprint="words"))
+    (inputs / "de.txt").write_text("less")
+    with pytest.raises(BadConfig, match="of other inputs" if finished else "begun with other inputs"):
+        make(inputs, folder)
+
+
+def test_a_bad_file_can_be_repaired_and_the_run_goes_on(inputs, tmp_path):
+    (inputs / "it.txt").write_bytes(b"uno\n\xff\n")
+    with pytest.raises(BadData, match=r"it\.txt, line 2"):
+        make(inputs, tmp_path / "out")
+    (inputs / "it.txt").write_bytes(b"uno\ndue\n")
+    progress = []
+    corpus = make(inputs, tmp_path / "out", report=progress.append)
+    assert progress[0].files == 4
+    assert texts(corpus, language="it") == ["uno", "due"]
+
+
+def test_the_first_bad_line_is_named_and_all_before_it_is_kept(inputs, tmp_path):
+    for name in ("it.txt", "pt.txt"):
+        (inputs / name).write_bytes(b"\xff\n")
+    (inputs / "ja.txt").write_bytes(b"x" * 200)
+    for workers in (1, 2):
+        folder = tmp_path / f"out{workers}"
+        with pytest.raises(BadData, match=r"it\.txt, line 1: invalid UTF-8"):
+            make(inputs, folder, workers=workers, block_size=50)
+        assert json.loads((folder / ".staging" / "state.json").read_text())["files"] == 4
+
+
+def test_a_folder_that_is_no_corpus_is_left_alone(inputs, tmp_path):
+    with pytest.raises(BadConfig, match="neither empty nor a corpus"):
+        make(inputs, inputs)
+
+
+def test_two_processes_do_not_write_one_corpus(inputs, tmp_path):
+    def start_another(_):
+        make(inputs, tmp_path / "out")
+
+    with pytest.raises(BadConfig, match="another process is writing"):
+        make(inputs, tmp_path / "out", report=start_another)
+
+
+def test_the_first_of_equal_documents_stays(inputs, tmp_path):
+    corpus = make(inputs, tmp_path / "out", choices=Choices(held_out=0))
+    assert texts(corpus, language="en") == [f"en text number {number}" for number in range(45)]
+    dropped = {language: facts["dropped"] for language, facts in corpus.record["languages"].items()}
+    assert dropped == {"de": {}, "en": {"duplicate": 65}, "fr": {}}
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    hashes=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=60),
+    parts=st.integers(1, 7),
+    bucket=st.integers(1, 9),
+    shuffled=st.randoms(use_true_random=False),
+)
+def test_duplicates_are_found_in_any_number_of_parts_and_buckets(hashes, parts, bucket, shuffled, tmp_path_factory):
+    records = np.zeros(len(hashes), RECORD)
+    records["ordinal"] = np.arange(len(hashes))
+    records["high"] = [high << 62 for high, _ in hashes]
+    records["low"] = [low for _, low in hashes]
+    first = {key: index for index, key in reversed(list(enumerate(hashes)))}
+    expected = [first[key] != index for index, key in enumerate(hashes)]
+    pieces = np.array_split(records, parts)
+    shuffled.shuffle(pieces)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dedup, "BUCKET", bucket)
+        patch.setattr(dedup, "BATCH", bucket)
+        marks = mark_duplicates(pieces, documents=len(records), folder=tmp_path_factory.mktemp("dedup"))
+    assert marks[records["ordinal"].astype(np.int64)].tolist() == expected
+
+
+def test_held_out_documents_follow_from_their_text_alone(tmp_path):
+    documents = [f"text {number}" for number in range(1000)]
+    (tmp_path / "en.txt").write_text("\n".join(documents * 2))
+    (tmp_path / "back").mkdir()
+    (tmp_path / "back" / "en.txt").write_text("\n".join(reversed(documents)))
+    choices = Choices(deduplicate=False, held_out=0.1)
+    corpus = make(tmp_path / "en.txt", tmp_path / "out", choices=choices)
+    train, heldout = texts(corpus), texts(corpus, "heldout")
+    assert not set(train) & set(heldout)
+    assert sorted(train + heldout) == sorted(documents * 2)
+    assert 2 * 70 < len(heldout) < 2 * 130
+    other = make(tmp_path / "back", tmp_path / "other", choices=choices)
+    assert set(texts(other, "heldout")) == set(heldout)
+
+
+@pytest.mark.parametrize("held_out", [0.000001, 0.5])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_language_of_two_documents_has_one_held_out_and_one_to_train_on(tmp_path, count, held_out):
+    (tmp_path / "fr.txt").write_text("\n".join(f"text {number}" for number in range(count)))
+    corpus = make(tmp_path / "fr.txt", tmp_path / "out", choices=Choices(held_out=held_out))
+    assert len(texts(corpus)) >= 1
+    assert (len(texts(corpus, "heldout")) >= 1) == (count >= 2)
+
+
+def test_no_text_of_a_held_out_file_is_trained_on(tmp_path):
+    (tmp_path / "en.txt").write_text("a\nb\nc\n")
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "en.txt").write_text("b\nd\n")
+    wanted = [
+        Inputs(paths=(f"{tmp_path}/en.txt",)),
+        Inputs(paths=(f"{tmp_path}/test",), split="heldout"),
+    ]
+    corpus = make(wanted, tmp_path / "out", choices=Choices(held_out=0))
+    assert texts(corpus) == ["a", "c"]
+    assert texts(corpus, "heldout") == ["b", "d"]
+
+
+def test_a_group_is_cut_into_shards_in_order(inputs, tmp_path, monkeypatch):
+    whole = make(inputs, tmp_path / "whole")
+    monkeypatch.setattr(assemble, "SHARD_TOKENS", 100)
+    corpus = make(inputs, tmp_path / "cut")
+    english = corpus.shards(language="en")
+    assert [entry.path.name for entry in english] == [f"text-{number:05d}.arrow" for number in range(len(english))]
+    assert all(entry.tokens <= 100 for entry in english)
+    assert texts(corpus) == texts(whole)
+    monkeypatch.setattr(assemble, "SHARD_TOKENS", 3)  # shorter than any document
+    assert all(entry.documents == 1 for entry in make(inputs, tmp_path / "single").shards())
+
+
+def test_sources_of_one_language_stay_apart(tmp_path):
+    for source in ("web", "books"):
+        (tmp_path / source).mkdir()
+        (tmp_path / source / "en.txt").write_text(f"{source}\n")
+    wanted = [Inputs(paths=(f"{tmp_path}/{source}",), source=source) for source in ("web", "books")]
+    corpus = make(wanted, tmp_path / "out")
+    assert [(entry.source, entry.path.name) for entry in corpus.shards()] == [
+        ("books", "books-00000.arrow"),
+        ("web", "web-00000.arrow"),
+    ]
+
+
+@pytest.mark.parametrize("empty", [b"", b"\n \n\x00\n"])
+def test_an_empty_language_is_refused_and_nothing_is_lost(inputs, tmp_path, empty):
+    (inputs / "ja.txt").write_bytes(empty)
+    with pytest.raises(BadData, match="no documents of language ja"):
+        make(inputs, tmp_path / "out")
+    corpus = make(inputs, tmp_path / "out", allow_empty_languages=True)
+    assert corpus.languages == ("de", "en", "fr")
+    assert corpus.record["languages"]["ja"]["documents"] == 0
+
+
+def test_no_documents_at_all_are_refused(tmp_path):
+    (tmp_path / "en.txt").write_bytes(b"\n\n")
+    with pytest.raises(BadData, match="no document is left to train on; dropped: 2 empty"):
+        make(tmp_path / "en.txt", tmp_path / "out", allow_empty_languages=True)
+
+
+def test_a_worker_that_dies_is_told_in_a_sentence(inputs, tmp_path):
+    with pytest.raises(Exception, match="a worker process was killed, perhaps for want of memory"):
+        make(inputs, tmp_path / "out", tokenizer=TOKENIZER._replace(load=Deadly), workers=2, block_size=50)
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_input(tmp_path):
+    program = """
+import resource, sys
+from pathlib import Path
+from test_preprocess import Choices, make
+make(Path(sys.argv[1]), Path(sys.argv[2]), choices=Choices(held_out=0.1))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+    peaks = []
+    for megabytes in (5, 60):
+        path = tmp_path / f"{megabytes}" / "en.txt"
+        path.parent.mkdir()
+        with open(path, "w") as file:
+            file.writelines(f"{number:07d} " + "some text to read " * 20 + "\n" for number in range(2750 * megabytes))
+        command = [sys.executable, "-c", program, str(path), str(tmp_path / f"out{megabytes}")]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(ROOT)])}
+        result = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert result.returncode == 0, result.stderr
+        peaks.append(int(result.stdout))
+    assert peaks[1] - peaks[0] < 40, peaks  # MB, where the ids alone of the larger input take 120

@@ -1,0 +1,231 @@
+"""The real command: killed, interrupted, out of space or given bad input, it loses nothing and says what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SAMPLE = ROOT / "launch" / "sample_corpus"
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def start(*arguments, script="preprocess.py", **settings):
+    command = [sys.executable, str(ROOT / "tools" / script), *map(str, arguments)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, **settings
+    )
+
+
+def run(*arguments, **settings):
+    process = start(*arguments, **settings)
+    out, err = process.communicate(timeout=200)
+    return process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer") / "tiny"
+    code, _, err = run(
+        "--input", SAMPLE, "--output", folder, "--vocab-size", 4096, "--threads", 1, script="train_tokenizer.py"
+    )
+    assert code == 0, err
+    return folder
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """Eight files of about two megabytes of varied text."""
+    folder = tmp_path_factory.mktemp("inputs")
+    words = (SAMPLE / "en.txt").read_text().split()
+    for number in range(8):
+        lines = (
+            " ".join(words[(number * 31 + line * 7 + step * step) % len(words)] for step in range(100))
+            for line in range(3200)
+        )
+        (folder / f"en-{number}.txt").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def straight(inputs, tokenizer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("straight") / "corpus"
+    code, out, err = run("--input", inputs, "--tokenizer", tokenizer, "--output", folder, "--workers", 1)
+    assert code == 0, err
+    assert "is complete" in out
+    return folder
+
+
+def content(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def files_done(folder):
+    state = folder / ".staging" / "state.json"
+    return json.loads(state.read_text())["files"] if state.is_file() else 0
+
+
+def wait_for_files(process, folder, count):
+    while files_done(folder) < count:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+def workers_of(pid):
+    return [int(number) for number in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_a_killed_run_goes_on_at_the_next_file_and_ends_in_the_same_bytes(inputs, tokenizer, straight, tmp_path):
+    folder = tmp_path / "corpus"
+    arguments = ("--input", inputs, "--tokenizer", tokenizer, "--output", folder, "--workers", 2)
+    process = start(*arguments)
+    wait_for_files(process, folder, 1)
+    workers = workers_of(process.pid)
+    process.kill()
+    process.communicate()
+    assert len(workers) >= 2
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{worker}/exe").exists() for worker in workers):
+        assert time.monotonic() < deadline, "workers outlive the run"
+        time.sleep(0.05)
+    done = files_done(folder)
+    assert done < 8
+    code, out, err = run(*arguments)
+    assert code == 0, err
+    assert f"going on after {done} of 8 input files" in err
+    assert content(folder) == content(straight)
+    code, out, _ = run(*arguments, "--verify")
+    assert code == 0
+    assert "already complete" in out
+    assert "every shard matches its SHA-256" in out
+
+
+def test_ctrl_c_is_answered_and_loses_nothing(inputs, tokenizer, straight, tmp_path):
+    folder = tmp_path / "corpus"
+    arguments = ("--input", inputs, "--tokenizer", tokenizer, "--output", folder, "--workers", 2)
+    process = start(*arguments, start_new_session=True)
+    wait_for_files(process, folder, 1)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.strip() == "interrupted; the same command continues"
+    assert run(*arguments)[0] == 0
+    assert content(folder) == content(straight)
+
+
+def test_a_full_disk_ends_in_a_sentence_and_loses_nothing(inputs, tokenizer, straight, tmp_path):
+    folder = tmp_path / "corpus"
+    arguments = ("--input", inputs, "--tokenizer", tokenizer, "--output", folder, "--workers", 1)
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+
+    code, _, err = run(*arguments, preexec_fn=limit)
+    assert code == 5
+    assert err.startswith("error: no room to write ")
+    assert err.count("\n") == 1
+    assert not (folder / "corpus.json").exists()
+    assert run(*arguments)[0] == 0
+    assert content(folder) == content(straight)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "flags", "code", "said"),
+    [
+        ("en.txt", b"a\n\xff\n", [], 3, "en.txt, line 2: invalid UTF-8; repair it, or use --invalid-utf8 drop"),
+        ("en.jsonl", b'{"body": "a"}\n', [], 3, "en.jsonl, line 1: no field 'text' (found 'body')"),
+        ("en.jsonl", b'{"text": "a"\n', [], 3, "en.jsonl, line 1: malformed JSON"),
+        ("en.txt", b"", [], 3, "no documents of language en"),
+        ("data.txt", b"a\n", [], 3, "its name and folder state no language"),
+        ("en.txt", b"a\n", ["--lang", "english"], 3, "unknown language 'english'"),
+        ("en.txt", b"a\n", ["--held-out", "2"], 2, "held_out must lie in [0, 0.5], found 2"),
+        ("en.txt", b"a\n", ["--workers", "0"], 2, "--workers must be at least 1"),
+        ("en.txt", b"a\n", ["--input", "nowhere/en.txt"], 3, "there is no file or folder nowhere/en.txt"),
+        ("en.txt", b"a\n", ["--tokenizer", "nowhere"], 3, "there is no tokenizer at nowhere"),
+        ("en.txt", b"a\n", ["--inputs", "nowhere.yaml"], 2, "nowhere.yaml cannot be read"),
+    ],
+)
+def test_bad_input_ends_in_one_sentence(tokenizer, tmp_path, name, text, flags, code, said):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / name).write_bytes(text)
+    found, _, err = run(
+        "--tokenizer", tokenizer, "--output", tmp_path / "out", "--input", tmp_path / "in" / name, *flags
+    )
+    assert found == code, err
+    assert said in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out" / "corpus.json").exists()
+
+
+def test_an_altered_shard_is_found_by_verify(tokenizer, tmp_path):
+    arguments = ("--input", SAMPLE, "--tokenizer", tokenizer, "--output", tmp_path / "out", "--verify")
+    assert run(*arguments)[0] == 0
+    shard = next((tmp_path / "out" / "train").rglob("*.arrow"))
+    altered = bytearray(shard.read_bytes())
+    altered[len(altered) // 2] ^= 1
+    shard.write_bytes(altered)
+    code, _, err = run(*arguments)
+    assert code == 3
+    assert f"{shard} is truncated or altered" in err
+
+
+def test_a_list_of_sources_is_read_each_in_its_own_way(tokenizer, tmp_path):
+    (tmp_path / "books.txt").write_text("one\ntwo\n\nthree\n")
+    (tmp_path / "web.jsonl").write_text('{"body": "vier", "lang": "de"}\n{"body": "five", "lang": "en"}\n')
+    (tmp_path / "test.txt").write_text("three\n")
+    (tmp_path / "sources.yaml").write_text(f"""
+- {{paths: ["{tmp_path}/books.txt"], language: en, source: books, documents: paragraphs}}
+- {{paths: ["{tmp_path}/web.jsonl"], language_column: lang, text_column: body, source: web}}
+""")
+    flags = ("--inputs", tmp_path / "sources.yaml", "--held-out-input", f"en={tmp_path}/test.txt")
+    code, out, err = run(*flags, "--tokenizer", tokenizer, "--output", tmp_path / "out")
+    assert code == 0, err
+    splits = json.loads((tmp_path / "out" / "corpus.json").read_text())["splits"]
+    found = {split: [(s["language"], s["source"], s["documents"]) for s in shards] for split, shards in splits.items()}
+    assert found == {
+        "train": [("de", "web", 1), ("en", "books", 1), ("en", "web", 1)],
+        "heldout": [("en", "text", 1)],
+    }
+    assert "1 duplicate" in out  # "three" is in the held-out file
+
+
+def test_a_dry_run_lists_and_writes_nothing(tmp_path):
+    code, out, _ = run("--input", SAMPLE, "--tokenizer", "nowhere", "--output", tmp_path / "out", "--dry-run")
+    assert code == 0
+    size = (SAMPLE / "sw.txt").stat().st_size
+    assert f"sw          {size:>15,}  {SAMPLE}/sw.txt" in out
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_imports_nothing_heavy():
+    program = (
+        "import runpy, sys\nsys.argv = ['preprocess.py', '--help']\n"
+        f"try: runpy.run_path({str(ROOT / 'tools' / 'preprocess.py')!r}, run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'numpy', 'torch', 'pyarrow', 'datasets', 'pydantic'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=ENVIRONMENT)
+    assert result.stdout.endswith("[]\n"), result.stderr
+    assert "--held-out" in result.stdout
+
+
+def test_progress_is_said_in_rates_and_time_left():
+    from megas2s.data.preprocess import Progress
+
+    describe = runpy.run_path(str(ROOT / "tools" / "preprocess.py"))["describe"]
+    progress = Progress("tokenise", "en.txt", 3, 10, 60_000_000, 100_000_000, 5_000, 80_000_000)
+    assert describe(progress, seconds=10.0, first=20_000_000) == (
+        "3/10 files, 500 documents/s, 8.0 MB/s, 60%, ETA 0:00:10"
+    )
+    unknown = progress._replace(total=0, position=0)
+    assert describe(unknown, seconds=10.0, first=0) == "3/10 files, 500 documents/s, 8.0 MB/s"
