@@ -111,14 +111,17 @@ def is_published(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
-def verify(folder: Path) -> dict[str, Any]:
-    """The manifest of a published folder after checking the size and hash of every file; raises BadCheckpoint."""
+def verify(folder: Path, *, below: str = "") -> dict[str, Any]:
+    """The manifest of a published folder after checking the size and hash of every file; raises BadCheckpoint.
+
+    With `below`, only of files whose path in the folder begins so, for example `weights/`.
+    """
     try:
         manifest: dict[str, Any] = read_json(folder / MANIFEST)
-        expected = manifest["files"]
+        expected = {name: facts for name, facts in manifest["files"].items() if name.startswith(below)}
     except FileNotFoundError:
         raise BadCheckpoint(f"{folder} has no {MANIFEST}: it was never finished; remove it or name another") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
         raise BadCheckpoint(f"{folder / MANIFEST} is damaged; remove {folder} or restore it from a copy") from None
     for name, facts in expected.items():
         path = folder / name

@@ -1,0 +1,234 @@
+"""The model card: a README.md that says what a model is, how it came to be and how to load it.
+
+What is not known is not claimed: a part of the run that is no longer there leaves its section out, and the licence is
+for the one who publishes to choose.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from megas2s import files
+from megas2s.convert.names import Part
+from megas2s.convert.source import RECIPE, Source
+from megas2s.data.corpus import Corpus
+from megas2s.models.config import ModelConfig
+from megas2s.models.parameters import parameter_shapes
+
+METRICS, LAUNCHES = "metrics.jsonl", "run.json"
+
+LOADING = {
+    "fill-mask": """\
+from transformers import pipeline
+
+fill = pipeline("fill-mask", model="{name}")
+print(fill(f"Paris is the {{fill.tokenizer.mask_token}} of France.")[0]["token_str"])
+""",
+    "feature-extraction": """\
+from transformers import AutoModel, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+model = AutoModel.from_pretrained("{name}", add_pooling_layer=False)
+states = model(**tokenizer("A sentence.", return_tensors="pt")).last_hidden_state
+""",
+    "seq2seq": """\
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+model = AutoModelForSeq2SeqLM.from_pretrained("{name}")
+ids = model.generate(**tokenizer("A sentence.", return_tensors="pt"))
+print(tokenizer.batch_decode(ids, skip_special_tokens=True)[0])
+""",
+}
+
+NOTES = {
+    "fill-mask": "The head for masked language modelling is the one that was trained.",
+    "feature-extraction": (
+        "This is the encoder of a sequence-to-sequence model: it was trained without a head for masked language "
+        "modelling, so none is here. Fine-tune it, or use its states."
+    ),
+    "seq2seq": (
+        "Labels end in the end-of-sequence token, and the decoder starts from it: `model(..., labels=labels)` makes "
+        "its inputs by moving that token to the front."
+    ),
+}
+
+
+class Facts(NamedTuple):
+    """What a card is written from."""
+
+    name: str
+    part: Part
+    head: bool
+    config: ModelConfig
+    dtype: str
+    metadata: Mapping[str, str]  # what was written beside the weights
+    hashes: Mapping[str, str]  # what it comes from -> SHA-256
+    source: Source
+
+    @property
+    def task(self) -> str:
+        """Which of the kinds of use above it is for."""
+        if self.part == "seq2seq":
+            return "seq2seq"
+        return "fill-mask" if self.head else "feature-extraction"
+
+
+def card(facts: Facts) -> str:
+    """The text of README.md."""
+    recipe = facts.source.recipe
+    corpus = facts.source.corpus
+    sections = [
+        f"# {facts.name}",
+        _what(facts),
+        f"## How to load\n\n```python\n{LOADING[facts.task].format(name=facts.name)}```\n\n{NOTES[facts.task]}",
+        _losses(facts.source, _stages(recipe, facts.source)) if recipe is not None else "",
+        _corpus(corpus) if corpus is not None else "",
+        _recipe(recipe) if recipe is not None else "",
+        _provenance(facts),
+        "## Licence and limits\n\nThe licence is for the publisher of this model to state, in the header of this file. "
+        "The model was trained on text alone, without any alignment or safety training; it can repeat what is wrong, "
+        "private or hurtful in that text.",
+    ]
+    return _header(facts, corpus) + "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _header(facts: Facts, corpus: Corpus | None) -> str:
+    languages = list(corpus.languages) if corpus is not None else facts.metadata.get("languages", "").split()
+    header: dict[str, object] = {"library_name": "transformers"}
+    if languages:
+        header["language"] = languages
+    if facts.task != "seq2seq":
+        header["pipeline_tag"] = facts.task
+    kind = "seq2seq" if facts.part == "seq2seq" else "encoder"
+    header["tags"] = ["megas2s", "pretraining", kind, *(["multilingual"] if len(languages) > 1 else [])]
+    return f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---\n\n"
+
+
+def _what(facts: Facts) -> str:
+    config = facts.config
+    layers = f"{config.num_encoder_layers} encoder layers"
+    if config.is_seq2seq:
+        layers += f", {config.num_decoder_layers} decoder layers"
+    parameters = sum(
+        math.prod(shape)
+        for name, shape in parameter_shapes(config).items()
+        if facts.head or not name.startswith("mlm.")
+    )
+    tying = {
+        "tied": "one matrix for all",
+        "tied_to_decoder": "one matrix for decoder and head, another for the encoder",
+        "untied": "three matrices",
+    }
+    rows = {
+        "parameters": f"{parameters:,}",
+        "layers": layers,
+        "width": f"{config.hidden_size}, {config.num_heads} heads",
+        "feed-forward": f"{config.ffn_size}, {config.activation}",
+        "positions": f"{config.max_positions}",
+        "vocabulary": f"{config.vocab_size:,} ({tying[config.tying]})",
+        "stored as": facts.dtype,
+    }
+    stage = facts.metadata.get("stage")
+    after = f", from stage `{stage}`" if stage else ""
+    step = f" at step {facts.source.step:,}" if facts.source.step is not None else ""
+    kind = "A pre-norm encoder-decoder" if config.is_seq2seq else "A pre-norm encoder"
+    return f"{kind} pretrained with megas2s{after}{step}.\n\n{_table(('', ''), rows.items())}"
+
+
+def _stages(recipe: Mapping[str, Any], source: Source) -> list[str]:
+    """The stages up to the exported one."""
+    names: list[str] = recipe["stage_names"]
+    return names[: names.index(source.stage) + 1] if source.stage in names else names
+
+
+def _losses(source: Source, stages: Sequence[str]) -> str:
+    """The last losses of each stage, in nats per predicted token; a checkpoint's own stage up to its step."""
+    assert source.run is not None
+    last: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for record in _records(source.run / METRICS):
+        beyond = record.get("stage") == source.stage and source.step is not None and record["step"] > source.step
+        if record.get("stage") in stages and "loss" in record and not beyond:
+            last[record["stage"], record["kind"]] = record
+    if not last:
+        return ""
+    kinds = {"train": "training", "heldout": "held-out"}
+    rows = [
+        (f"`{stage}`", kinds[kind], f"{last[stage, kind]['step']:,}", _number(last[stage, kind]["loss"]))
+        for stage in stages
+        for kind in kinds
+        if (stage, kind) in last
+    ]
+    text = "## Losses\n\nNats per predicted token, as last logged in each stage.\n\n"
+    text += _table(("stage", "", "step", "loss"), rows)
+    ended = [last[stage, "heldout"] for stage in stages if (stage, "heldout") in last]
+    languages = _by_language(ended[-1]) if ended else []
+    if languages:
+        text += f"\n\nHeld-out loss by language at the end of `{ended[-1]['stage']}`:\n\n"
+        text += _table(("part", "language", "loss"), languages)
+    return text
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    """The lines of a JSONL file; a last one that a crash cut short is left out."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return records
+
+
+def _by_language(record: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    parts = [(key.split("/"), value) for key, value in record.items() if key.startswith("loss/")]
+    return [(path[1], path[2], _number(value)) for path, value in parts if len(path) == 3]
+
+
+def _corpus(corpus: Corpus) -> str:
+    rows = []
+    for language in corpus.languages:
+        shards = corpus.shards(language=language)
+        documents, tokens = sum(s.documents for s in shards), sum(s.tokens for s in shards)
+        rows.append((language, f"{documents:,}", f"{tokens:,}"))
+    total = sum(shard.tokens for shard in corpus.shards())
+    text = f"## Training data\n\n{total:,} tokens in {len(corpus.languages)} languages, before sampling.\n\n"
+    return text + _table(("language", "documents", "tokens"), rows)
+
+
+def _recipe(recipe: Mapping[str, Any]) -> str:
+    """The recipe as it was resolved; folders by their last name, since paths say nothing elsewhere."""
+    shown = {key: value for key, value in recipe.items() if key != "stage_names"}
+    for key in ("run", "corpus"):
+        if isinstance(shown.get(key), str):
+            shown[key] = Path(shown[key]).name
+    text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
+    return f"## Recipe\n\n```yaml\n{text}```"
+
+
+def _provenance(facts: Facts) -> str:
+    rows = [(what, f"`{value}`") for what, value in facts.hashes.items()]
+    run = facts.source.run
+    if run is not None and (run / LAUNCHES).is_file():
+        launch = files.read_json(run / LAUNCHES)[-1]
+        packages = launch.get("packages", {})
+        rows.append(("code revision", f"`{launch.get('git', 'unknown')}`"))
+        rows += [(name, str(packages[name])) for name in ("torch", "deepspeed") if name in packages]
+    return f"## Provenance\n\nSHA-256 where not said otherwise; {RECIPE} is the file in the run.\n\n" + _table(
+        ("", ""), rows
+    )
+
+
+def _table(head: Sequence[str], rows: Any) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def _number(value: object) -> str:
+    return f"{value:.4f}" if isinstance(value, int | float) else str(value)

@@ -1,0 +1,131 @@
+"""Canonical weights as a Hugging Face folder: configuration, tensors, tokenizer and model card, published in one step.
+
+The folder is filled under a temporary name, reloaded with transformers and compared with our model, and only then
+given its final name. Writing holds one tensor at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from megas2s import files
+from megas2s.convert import FAMILIES, hf, tensors
+from megas2s.convert.importing import BESIDE
+from megas2s.convert.names import Part, Shape
+from megas2s.errors import BadConfig
+from megas2s.models.config import ModelConfig
+from megas2s.models.parameters import owners
+from megas2s.models.weights import WeightsReader
+from megas2s.spec import plain
+from megas2s.tokenizer import folder as tokenizer_folder
+from megas2s.tokenizer.folder import Metadata, Stored
+from megas2s.tokenizer.load import Tokenizer
+from megas2s.tokenizer.vocab import Vocabulary
+
+KIND = "hugging face export"
+
+
+def shape(config: ModelConfig, part: Part | None) -> Shape:
+    """What is exported of a model: all of it, or with `part` "encoder" its encoder."""
+    part = part or ("seq2seq" if config.is_seq2seq else "encoder")
+    if part == "seq2seq" and not config.is_seq2seq:
+        raise BadConfig("these weights are an encoder's, without a decoder; export them with --part encoder")
+    family = next(family for family in FAMILIES if family.part == part)
+    if part == "encoder" and config.is_seq2seq:
+        return Shape(family, config.encoder_only(), head=False)
+    return Shape(family, config, head=True)
+
+
+def export(
+    reader: WeightsReader,
+    tokenizer: Stored,
+    out: Path,
+    *,
+    part: Part | None = None,
+    dtype: torch.dtype = torch.float32,
+    shard_bytes: int = 5 << 30,
+    card: str = "",
+    record: Mapping[str, object] | None = None,
+    check: bool = True,
+) -> hf.Difference | None:
+    """Write and publish a Hugging Face folder; returns how far the reloaded model was from ours, None unchecked.
+
+    Holds one tensor at a time while it writes, one whole model while it checks. `out` must not exist, or be an export.
+    """
+    exported = shape(reader.config, part)
+    vocabulary = Tokenizer(tokenizer, out).vocabulary
+    settings = _settings(exported, vocabulary, dtype)
+    hf.compare_names(exported, settings)
+    if check:
+        hf.require_memory(exported)
+    if out.exists():
+        require_replaceable(out)
+    temporary = files.temporary_folder(out)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    value = _values(reader)
+    tensors.write(temporary, tensors.shards(exported.entries, dtype, shard_bytes=shard_bytes), dtype, value)
+    files.write_json(temporary / "config.json", settings)
+    if exported.config.is_seq2seq:
+        files.write_json(temporary / "generation_config.json", _generation(exported.config, vocabulary))
+    _write_tokenizer(tokenizer, temporary, exported.config)
+    beside = {"format_version": 1, "tying": reader.config.tying, "metadata": dict(reader.metadata)}
+    files.write_json(temporary / BESIDE, beside)
+    files.write_text(temporary / "README.md", card)
+    difference = None
+    if check:
+        difference = hf.compare_numbers(exported, lambda name: value(name).to(dtype).float(), vocabulary, temporary)
+    files.publish(temporary, out, {"kind": KIND, **(record or {})})
+    return difference
+
+
+def require_replaceable(out: Path) -> None:
+    """Refuse to replace a folder that is not an export."""
+    if out.is_dir() and not any(out.iterdir()):
+        return
+    kind = files.read_json(out / files.MANIFEST).get("kind") if files.is_published(out) else None
+    if kind != KIND:
+        raise BadConfig(f"{out} exists and is no export of ours, so it is not replaced; name another folder")
+
+
+def _settings(exported: Shape, vocabulary: Vocabulary, dtype: torch.dtype) -> dict[str, object]:
+    return {
+        "architectures": [exported.architecture],
+        "model_type": exported.family.model_type,
+        "dtype": str(dtype).removeprefix("torch."),
+        **exported.family.settings(exported.config, vocabulary),
+    }
+
+
+def _generation(config: ModelConfig, vocabulary: Vocabulary) -> dict[str, object]:
+    """Greedy, up to the model's positions, and ended by the model alone."""
+    return {
+        "bos_token_id": vocabulary.bos,
+        "eos_token_id": vocabulary.eos,
+        "pad_token_id": vocabulary.pad,
+        "decoder_start_token_id": vocabulary.eos,
+        "max_length": config.max_positions,
+    }
+
+
+def _write_tokenizer(tokenizer: Stored, folder: Path, config: ModelConfig) -> None:
+    files.write_bytes(folder / tokenizer_folder.MODEL, tokenizer.model)
+    described = {"fingerprint": tokenizer.fingerprint, **plain(Metadata, tokenizer.metadata)}
+    files.write_json(folder / tokenizer_folder.METADATA, described)
+    for name, content in tokenizer.companions.items():
+        if name == tokenizer_folder.CONFIG:  # so that transformers cuts texts to the model's length
+            changed = {**json.loads(content), "model_max_length": config.max_positions}
+            content = json.dumps(changed, indent=2, ensure_ascii=False) + "\n"
+        files.write_text(folder / name, content)
+
+
+def _values(reader: WeightsReader) -> Callable[[str], Tensor]:
+    """The values of a canonical name or role."""
+    matrices = owners(reader.config)
+    return lambda name: reader.tensor(matrices.get(name, name))

@@ -1,0 +1,214 @@
+"""What transformers itself says of our exports, and of the folders it saved. No other module here imports it.
+
+Names and shapes are compared with the class that will load them, built without memory. Numbers are compared on a few
+padded rows: our model and the reloaded one, one after the other, so that only one of them is in memory.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+import torch
+import transformers
+from torch import Tensor
+
+from megas2s import files
+from megas2s.convert import FAMILIES
+from megas2s.convert.names import Shape
+from megas2s.errors import BadCheckpoint, BadConfig
+from megas2s.models.config import ModelConfig
+from megas2s.models.loss import IGNORED
+from megas2s.models.parameters import canonical_parameters, parameter_shapes
+from megas2s.models.transformer import EncoderModel, Seq2SeqModel, build
+from megas2s.rng import generator
+from megas2s.spec import nearest
+from megas2s.tokenizer.vocab import Vocabulary
+
+TOLERANCE = 1e-4  # of logits in float32, absolute
+LENGTHS = (48, 31, 9)  # of the compared rows
+TARGET_LENGTHS = (17, 40, 28)
+
+
+class Difference(NamedTuple):
+    """The largest absolute differences between our model and the reloaded one, over real positions."""
+
+    values: float  # logits, or states where there is no head
+    loss: float | None  # of `model(labels=labels)`
+
+
+def read_settings(folder: Path) -> dict[str, object]:
+    """The content of a folder's config.json with the defaults of transformers filled in."""
+    file = folder / "config.json"
+    if not file.is_file():
+        raise BadConfig(f"there is no {file}; give a folder that transformers saved")
+    try:
+        raw = files.read_json(file)
+        model_type = str(raw["model_type"])
+    except (ValueError, KeyError, TypeError):
+        raise BadConfig(f"{file} is no configuration of transformers: it has no model_type") from None
+    known = [family.model_type for family in FAMILIES]
+    if model_type not in known:
+        raise BadConfig(
+            f"{file} has model_type {model_type!r}, which has no counterpart here; {nearest(model_type, known)}"
+        )
+    try:
+        configuration: Any = transformers.AutoConfig
+        config = configuration.for_model(**raw)
+    except Exception as error:  # transformers and huggingface_hub raise kinds of their own
+        reason = " ".join(str(error).split())
+        raise BadConfig(f"{file} is refused by transformers: {reason}") from None
+    settings: dict[str, object] = config.to_dict()
+    return {**settings, "architectures": raw.get("architectures")}
+
+
+def compare_names(exported: Shape, settings: Mapping[str, object]) -> None:
+    """Our plan against the class that will load it: no name or shape more or less."""
+    configuration: Any = transformers.AutoConfig
+    with torch.device("meta"):
+        model = _class(exported)(configuration.for_model(**settings), **_without_pooler(exported))
+    tied = set(exported.family.copies(exported.config, exported.head))
+    theirs = {name: tuple(value.shape) for name, value in model.state_dict().items() if name not in tied}
+    ours = {entry.theirs: entry.shape for entry in exported.entries}
+    wrong = sorted({name for name, _ in theirs.items() ^ ours.items()})
+    if wrong:
+        raise RuntimeError(
+            f"transformers {transformers.__version__} and the plan of {exported.architecture} differ in {wrong[:5]}"
+        )
+
+
+def require_memory(exported: Shape) -> None:
+    """Refuse a comparison that this machine has no room for, before anything is written."""
+    parameters = sum(math.prod(size) for size in parameter_shapes(exported.config).values())
+    needed, free = int(parameters * 4 * 1.2), psutil.virtual_memory().available
+    if needed > free:
+        raise BadConfig(
+            f"comparing this model with its export needs about {needed / 2**30:.1f} GiB of memory, "
+            f"{free / 2**30:.1f} are free; add --no-check to export without, or use a larger machine"
+        )
+
+
+def compare_numbers(
+    exported: Shape, value: Callable[[str], Tensor], vocabulary: Vocabulary, folder: Path
+) -> Difference:
+    """Our model with the written values, `value(canonical name)`, against the folder reloaded, both in float32."""
+    batch = sample_rows(exported.config, vocabulary)
+    with torch.no_grad():
+        ours, our_loss = _our_numbers(exported, value, batch)
+        gc.collect()
+        theirs, their_loss = _their_numbers(exported, folder, batch)
+    gc.collect()
+    if not bool(torch.isfinite(ours).all()):
+        raise BadCheckpoint("the model gives values that are not finite; export an earlier checkpoint")
+    difference = Difference(
+        float((ours - theirs).abs().max()),
+        None if our_loss is None or their_loss is None else float((our_loss - their_loss).abs()),
+    )
+    if not (difference.values <= TOLERANCE and (difference.loss or 0.0) <= TOLERANCE):
+        raise BadCheckpoint(
+            f"reloaded with transformers {transformers.__version__} the model differs from ours by "
+            f"{difference.values:.1e}, more than {TOLERANCE:.0e}; it was not published, what was written is {folder}"
+        )
+    return difference
+
+
+def sample_rows(config: ModelConfig, vocabulary: Vocabulary) -> dict[str, Tensor]:
+    """Rows of text ids that end in `</s>`, padded on the right, with their masks and labels; always the same."""
+    rng = generator(0, "convert", "check")
+
+    def padded(lengths: tuple[int, ...], filler: int) -> Tensor:
+        rows = torch.full((len(lengths), min(config.max_positions, max(lengths))), filler)
+        for row, length in zip(rows, lengths, strict=True):
+            end = min(length, config.max_positions)
+            row[:end] = torch.from_numpy(rng.choice(vocabulary.ordinary, end))
+            row[end - 1] = vocabulary.eos
+        return rows
+
+    ids = padded(LENGTHS, vocabulary.pad)
+    batch = {"input_ids": ids, "attention_mask": ids.ne(vocabulary.pad).long()}
+    if not config.is_seq2seq:
+        return {**batch, "labels": ids.masked_fill(ids.eq(vocabulary.pad), IGNORED)}
+    labels = padded(TARGET_LENGTHS, IGNORED)
+    start = torch.full((len(labels), 1), vocabulary.eos)
+    shifted = torch.cat([start, labels[:, :-1]], dim=1)
+    return {**batch, "labels": labels, "decoder_input_ids": shifted.masked_fill(shifted.eq(IGNORED), vocabulary.pad)}
+
+
+def _our_numbers(
+    exported: Shape, value: Callable[[str], Tensor], batch: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor | None]:
+    """Logits at the labels and their mean loss; without a head the states at real tokens."""
+    model = _our_model(exported, value)
+    output = model(batch)
+    if not exported.head:
+        states: Tensor = output.encoder_hidden[batch["attention_mask"].bool()]
+        return states, None
+    hidden, loss = output.encoder_hidden, output.encoder_vocabulary_loss
+    if exported.config.is_seq2seq:
+        hidden, loss = output.decoder_hidden, output.decoder_vocabulary_loss
+    labels = batch["labels"]
+    real = labels.ne(IGNORED)
+    total = loss(hidden.flatten(0, 1), labels.flatten()).total
+    return model.logits(hidden[real]), total / real.sum()
+
+
+def _our_model(exported: Shape, value: Callable[[str], Tensor]) -> EncoderModel | Seq2SeqModel:
+    """Our model with given values, never filled with random ones; the MLM head stays empty where none is exported."""
+    with torch.device("meta"):
+        model = build(exported.config)
+    names = {id(parameter): name for name, parameter in canonical_parameters(model).items()}
+    read: dict[str, Tensor] = {}
+    state: dict[str, Tensor] = {}
+    for place, parameter in model.named_parameters(remove_duplicate=False):
+        name = names[id(parameter)]
+        if name.startswith("mlm.") and not exported.head:
+            continue
+        if name not in read:
+            read[name] = value(name)
+        state[place] = read[name]
+    model.load_state_dict(state, assign=True, strict=exported.head)
+    model.eval()
+    return model
+
+
+def _their_numbers(exported: Shape, folder: Path, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+    with _no_progress_bar():
+        model, info = _class(exported).from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True, local_files_only=True, **_without_pooler(exported)
+        )
+    left = [name for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in info[kind]]
+    if left:
+        raise RuntimeError(f"transformers {transformers.__version__} did not load {left[:5]}")
+    model.eval()
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    if not exported.head:
+        return model(**inputs).last_hidden_state[batch["attention_mask"].bool()], None
+    output = model(**inputs, labels=batch["labels"])
+    return output.logits[batch["labels"].ne(IGNORED)], output.loss
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """A bar over a few files says nothing here."""
+    bars: Any = transformers.utils.logging
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            bars.enable_progress_bar()
+
+
+def _class(exported: Shape) -> Any:
+    return getattr(transformers, exported.architecture)
+
+
+def _without_pooler(exported: Shape) -> dict[str, bool]:
+    """AutoModel adds a pooler, which none of our models has."""
+    return {} if exported.head else {"add_pooling_layer": False}

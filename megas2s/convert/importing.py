@@ -1,0 +1,167 @@
+"""A Hugging Face folder as canonical weights: the plan of its file read backwards, and nothing dropped unsaid.
+
+What a folder holds beyond its plan is refused by name, except copies that are equal bit for bit and what transformers
+makes up by itself (a pooler). The rows of a position table before the first position, which no real token reads, stay
+behind.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from megas2s import files
+from megas2s.convert import FAMILIES
+from megas2s.convert.names import Entry, Family, Settings
+from megas2s.convert.tensors import HubTensors
+from megas2s.errors import BadCheckpoint, BadConfig
+from megas2s.models.config import ModelConfig
+from megas2s.models.heads import MaskedHead
+from megas2s.models.init import seeded
+from megas2s.models.parameters import owners, parameter_shapes
+
+BESIDE = "megas2s.json"  # written by our export: what config.json has no key for
+
+
+class Incoming(NamedTuple):
+    """A Hugging Face folder, checked and ready to be read."""
+
+    config: ModelConfig
+    metadata: dict[str, str]  # what our own export kept of the weights it came from
+    notes: list[str]  # what a person should know, one sentence each
+    sources: Mapping[str, Callable[[], Tensor]]  # canonical name -> its values
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every canonical tensor in turn."""
+        for name in parameter_shapes(self.config):
+            yield name, self.sources[name]()
+
+
+def incoming(folder: Path, settings: Settings) -> Incoming:
+    """Check everything about a folder short of reading all its values; `settings` is its config.json with defaults."""
+    family = next(family for family in FAMILIES if family.model_type == settings["model_type"])
+    head = _has_head(family, settings, folder)
+    hub = HubTensors(folder)
+    beside = _beside(folder)
+    notes: list[str] = []
+    config = _tied_again(family.model_config(settings), beside.get("tying"), hub, notes)
+    plan = family.entries(config, head)
+    _check_names(family, config, head, hub, notes)
+    folds = _check_zeros(plan, hub, notes)
+    matrices = owners(config)
+    sources: dict[str, Callable[[], Tensor]] = {}
+    for entry in plan:
+        if entry.ours is not None:  # of several tensors that are one matrix here, the last is the one that is used
+            _check_shape(entry, hub)
+            name = matrices.get(entry.ours, entry.ours)
+            sources[name] = _reader(hub, entry, folds.get(entry.ours))
+    if family.part == "encoder" and not head:
+        sources |= _fresh_head(config)
+        notes.append("the folder has no head for masked language modelling; a random one was made")
+    metadata = beside.get("metadata")
+    kept = {str(key): str(value) for key, value in metadata.items()} if isinstance(metadata, dict) else {}
+    return Incoming(config, kept, notes, sources)
+
+
+def _has_head(family: Family, settings: Settings, folder: Path) -> bool:
+    listed = settings.get("architectures")
+    names = listed if isinstance(listed, list) else []
+    known = [name for name in names if name in family.architectures]
+    if not known:
+        wanted = " or ".join(family.architectures)
+        raise BadConfig(
+            f"{folder / 'config.json'} has architectures {names}; {wanted} is needed: load the model as one and save it"
+        )
+    return family.architectures[known[0]]
+
+
+def _beside(folder: Path) -> dict[str, object]:
+    """What our export kept beside the weights; nothing where the folder is not of our making."""
+    path = folder / BESIDE
+    if not path.is_file():
+        return {}
+    try:
+        beside = files.read_json(path)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        beside = None
+    if not isinstance(beside, dict):
+        raise BadCheckpoint(f"{path} is damaged; restore it, or remove it to import the matrices as they are")
+    return beside
+
+
+def _tied_again(config: ModelConfig, tying: object, hub: HubTensors, notes: list[str]) -> ModelConfig:
+    """config.json cannot say that decoder and head are one; our metadata does, if the two are still equal."""
+    if config.tying != "untied" or tying != "tied_to_decoder":
+        return config
+    if hub.same("model.decoder.embed_tokens.weight", "lm_head.weight"):
+        return dataclasses.replace(config, tying="tied_to_decoder")
+    notes.append(
+        f"the decoder's embedding and the head were one when {BESIDE} was written and differ now; they stay apart "
+        "(tying: untied)"
+    )
+    return config
+
+
+def _check_names(family: Family, config: ModelConfig, head: bool, hub: HubTensors, notes: list[str]) -> None:
+    copies = family.copies(config, head)
+    planned = {entry.theirs for entry in family.entries(config, head)}
+    beyond = sorted(hub.names - planned)
+    for name in beyond:
+        if name in copies:
+            if not hub.same(name, copies[name]):
+                raise BadConfig(
+                    f"{hub.folder} has tie_word_embeddings true, but {name} and {copies[name]} differ; set it to false "
+                    "in config.json if both are to be kept"
+                )
+        elif not name.startswith(tuple(family.dropped)):
+            raise BadConfig(f"{hub.folder} has a tensor {name}, for which models here have no place")
+    dropped = [name for name in beyond if name not in copies]
+    if dropped:
+        notes.append(f"not used here, left behind: {', '.join(dropped)}")
+
+
+def _check_zeros(plan: list[Entry], hub: HubTensors, notes: list[str]) -> dict[str, Tensor]:
+    """Tensors that models here do not have must be zero; a row that is not may be added to a table instead."""
+    folds: dict[str, Tensor] = {}
+    for entry in plan:
+        if entry.ours is not None or entry.theirs not in hub.names:
+            continue
+        values = hub.tensor(entry.theirs)
+        if not bool(values.any()):
+            continue
+        if entry.folded_into is None or len(values) != 1:
+            raise BadConfig(
+                f"{hub.folder}: {entry.theirs} of shape {tuple(values.shape)} is not zero, and models here have no "
+                "such tensor; convert another model"
+            )
+        folds[entry.folded_into] = values
+        notes.append(f"{entry.theirs} is added to {entry.folded_into}: equal up to rounding, not bit for bit")
+    return folds
+
+
+def _check_shape(entry: Entry, hub: HubTensors) -> None:
+    found = hub.shape(entry.theirs)
+    if found != entry.shape:
+        raise BadCheckpoint(f"{hub.folder}: {entry.theirs} has shape {found}, its config.json says {entry.shape}")
+
+
+def _reader(hub: HubTensors, entry: Entry, fold: Tensor | None) -> Callable[[], Tensor]:
+    def read() -> Tensor:
+        values = hub.tensor(entry.theirs)[entry.leading :]
+        return values.contiguous() if fold is None else values + fold
+
+    return read
+
+
+def _fresh_head(config: ModelConfig) -> dict[str, Callable[[], Tensor]]:
+    with seeded(0, "convert", "mlm head"):
+        embedding = torch.nn.Parameter(torch.empty(config.vocab_size, config.hidden_size, device="meta"))
+        head = MaskedHead(config, weight=embedding)
+    made = {f"mlm.{name}": parameter.detach() for name, parameter in head.named_parameters() if name != "weight"}
+    return {name: tensor.clone for name, tensor in made.items()}

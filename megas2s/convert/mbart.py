@@ -1,0 +1,165 @@
+"""The encoder-decoder as `MBartForConditionalGeneration` of transformers (Liu et al. 2020).
+
+What is odd there:
+- both position tables have two rows before the first, which nothing reads
+- `final_logits_bias` is a buffer of zeros
+- tied, the file holds the vocabulary matrix once, as `model.shared`; otherwise it holds four: `model.shared`, a copy
+  of the encoder's, is what `get_input_embeddings` returns and no forward pass reads, and the decoder's and the head's
+  are separate parameters also where ours are one (`tied_to_decoder`): fine-tuned there they part
+- every layer norm has epsilon 1e-5, without a key to change it
+- decoder inputs are made from labels by moving the row's last token, here always `</s>`, to the front
+"""
+
+from __future__ import annotations
+
+from megas2s.convert.names import Entry, Family, NameTable, Settings, activation, number, require, whole
+from megas2s.errors import BadConfig
+from megas2s.models.config import ModelConfig
+from megas2s.models.parameters import aliases, parameter_shapes
+from megas2s.spec import parse
+from megas2s.tokenizer.vocab import Vocabulary
+
+EPSILON = 1e-5
+LEADING = 2
+SHARED = "model.shared.weight"
+LOGITS_BIAS = "final_logits_bias"
+
+NAMES = NameTable(
+    {
+        f"{stack}.{ours}": f"model.{stack}.{theirs}"
+        for stack in ("encoder", "decoder")
+        for ours, theirs in {
+            "embed": "embed_tokens",
+            "positions": "embed_positions",
+            "embed_norm": "layernorm_embedding",
+            "layers.{n}.self_attention_norm": "layers.{n}.self_attn_layer_norm",
+            "layers.{n}.self_attention.q": "layers.{n}.self_attn.q_proj",
+            "layers.{n}.self_attention.k": "layers.{n}.self_attn.k_proj",
+            "layers.{n}.self_attention.v": "layers.{n}.self_attn.v_proj",
+            "layers.{n}.self_attention.out": "layers.{n}.self_attn.out_proj",
+            "layers.{n}.cross_attention_norm": "layers.{n}.encoder_attn_layer_norm",
+            "layers.{n}.cross_attention.q": "layers.{n}.encoder_attn.q_proj",
+            "layers.{n}.cross_attention.k": "layers.{n}.encoder_attn.k_proj",
+            "layers.{n}.cross_attention.v": "layers.{n}.encoder_attn.v_proj",
+            "layers.{n}.cross_attention.out": "layers.{n}.encoder_attn.out_proj",
+            "layers.{n}.ffn_norm": "layers.{n}.final_layer_norm",
+            "layers.{n}.ffn.up": "layers.{n}.fc1",
+            "layers.{n}.ffn.down": "layers.{n}.fc2",
+            "norm": "layer_norm",
+        }.items()
+    }
+    | {"head": "lm_head"}
+)
+
+
+def settings(config: ModelConfig, vocabulary: Vocabulary) -> dict[str, object]:
+    """The content of config.json, class name and dtype apart; refuses another epsilon than MBart's."""
+    if config.norm_epsilon != EPSILON:
+        raise BadConfig(
+            f"the model's norm_epsilon is {config.norm_epsilon:g}, and MBart's layer norms have {EPSILON:g} without a "
+            "key to change it; a model that shall be exported as MBart must be trained with that one"
+        )
+    return {
+        "vocab_size": config.vocab_size,
+        "d_model": config.hidden_size,
+        "encoder_layers": config.num_encoder_layers,
+        "decoder_layers": config.num_decoder_layers,
+        "encoder_attention_heads": config.num_heads,
+        "decoder_attention_heads": config.num_heads,
+        "encoder_ffn_dim": config.ffn_size,
+        "decoder_ffn_dim": config.ffn_size,
+        "activation_function": config.activation,
+        "dropout": config.dropout,
+        "attention_dropout": config.attention_dropout,
+        "activation_dropout": 0.0,
+        "encoder_layerdrop": 0.0,
+        "decoder_layerdrop": 0.0,
+        "max_position_embeddings": config.max_positions,
+        "init_std": config.init_std,
+        "scale_embedding": False,
+        "pad_token_id": config.pad_id,
+        "bos_token_id": vocabulary.bos,
+        "eos_token_id": vocabulary.eos,
+        "decoder_start_token_id": vocabulary.eos,
+        "forced_eos_token_id": None,  # a text cut short by max_length should not look finished
+        "is_encoder_decoder": True,
+        "tie_word_embeddings": config.tying == "tied",
+    }
+
+
+def model_config(theirs: Settings) -> ModelConfig:
+    """The shape that a config.json describes; without tied embeddings, all three matrices are apart."""
+    require(
+        theirs,
+        "config.json",
+        {
+            "scale_embedding": False,
+            "activation_dropout": 0.0,
+            "encoder_layerdrop": 0.0,
+            "decoder_layerdrop": 0.0,
+            "is_encoder_decoder": True,
+        },
+    )
+    for ours, pair in {
+        "attention heads": ("encoder_attention_heads", "decoder_attention_heads"),
+        "widths of the feed-forward": ("encoder_ffn_dim", "decoder_ffn_dim"),
+    }.items():
+        one, other = (whole(theirs, key) for key in pair)
+        if one != other:
+            raise BadConfig(
+                f"config.json has {pair[0]} {one} and {pair[1]} {other}: models here have the same {ours} in both "
+                "stacks; convert another model"
+            )
+    values = {
+        "vocab_size": whole(theirs, "vocab_size"),
+        "hidden_size": whole(theirs, "d_model"),
+        "num_heads": whole(theirs, "encoder_attention_heads"),
+        "ffn_size": whole(theirs, "encoder_ffn_dim"),
+        "num_encoder_layers": whole(theirs, "encoder_layers"),
+        "num_decoder_layers": whole(theirs, "decoder_layers"),
+        "max_positions": whole(theirs, "max_position_embeddings"),
+        "tying": "tied" if theirs.get("tie_word_embeddings", True) else "untied",
+        "activation": activation(theirs, "activation_function"),
+        "norm_epsilon": EPSILON,
+        "dropout": number(theirs, "dropout"),
+        "attention_dropout": number(theirs, "attention_dropout"),
+        "init_std": number(theirs, "init_std"),
+        "pad_id": whole(theirs, "pad_token_id"),
+    }
+    config: ModelConfig = parse(ModelConfig, values, source="config.json")
+    return config
+
+
+def entries(config: ModelConfig, head: bool) -> list[Entry]:
+    """The tensors of the file; every MBart here has its head."""
+    table = (config.vocab_size, config.hidden_size)
+    roles = [role for several in aliases(config).values() for role in several]
+    plan = [Entry(LOGITS_BIAS, None, (1, config.vocab_size)), Entry(SHARED, "encoder.embed.weight", table)]
+    if config.tying != "tied":
+        plan += [Entry(NAMES.theirs(role), role, table) for role in roles]
+    for ours, shape in parameter_shapes(config).items():
+        if ours in aliases(config):
+            continue
+        if ours.endswith(".positions.weight"):
+            plan.append(Entry(NAMES.theirs(ours), ours, (shape[0] + LEADING, shape[1]), LEADING))
+        else:
+            plan.append(Entry(NAMES.theirs(ours), ours, shape))
+    return plan
+
+
+def copies(config: ModelConfig, head: bool) -> dict[str, str]:
+    """What older files repeat where all embeddings are tied."""
+    if config.tying != "tied":
+        return {}
+    return {NAMES.theirs(role): SHARED for role in ("encoder.embed.weight", "decoder.embed.weight", "head.weight")}
+
+
+FAMILY = Family(
+    model_type="mbart",
+    part="seq2seq",
+    architectures={"MBartForConditionalGeneration": True},
+    settings=settings,
+    model_config=model_config,
+    entries=entries,
+    copies=copies,
+)

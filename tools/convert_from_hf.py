@@ -1,0 +1,71 @@
+"""Import a Hugging Face folder, roberta-prelayernorm or mbart, as canonical weights that a stage can start from.
+
+python tools/convert_from_hf.py exports/encoder weights/encoder
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from megas2s import cli
+
+
+def arguments() -> argparse.Namespace:
+    parser = cli.parser(
+        __doc__ or "",
+        epilog="A stage starts from the result with `init: OUT` in a recipe; its tokenizer goes to OUT/tokenizer.\n"
+        "Folders are read from this machine only: download a model first, as safetensors.",
+    )
+    add = parser.add_argument
+    add("folder", help="Hugging Face folder with config.json and safetensors")
+    add("out", help="folder of weights to write")
+    add("--no-tokenizer", action="store_true", help="leave the tokenizer behind")
+    add("--overwrite", action="store_true", help="replace weights that were imported before")
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = arguments()
+
+    import shutil
+
+    from megas2s import files
+    from megas2s.convert import hf, source
+    from megas2s.convert.importing import incoming
+    from megas2s.errors import BadConfig
+    from megas2s.models.weights import save_weights
+    from megas2s.tokenizer import folder as tokenizer_folder
+
+    kind = "imported weights"
+    folder, out = Path(given.folder), Path(given.out)
+    found = incoming(folder, hf.read_settings(folder))
+    if out.exists() and any(out.iterdir()):
+        published = files.is_published(out) and files.read_json(out / files.MANIFEST).get("kind") == kind
+        if not published:
+            raise BadConfig(
+                f"{out} exists and was not imported by this tool, so it is not replaced; name another folder"
+            )
+        if not given.overwrite:
+            raise BadConfig(f"{out} exists; add --overwrite to replace it, or name another folder")
+    metadata = dict(found.metadata)
+    tokenizer = None if given.no_tokenizer else source.read_tokenizer(folder)
+    if tokenizer is not None:
+        source.check_vocabulary(tokenizer, folder, found.config)
+        metadata["tokenizer"] = tokenizer.fingerprint
+    temporary = files.temporary_folder(out)
+    shutil.rmtree(temporary, ignore_errors=True)
+    save_weights(temporary, found.tensors(), config=found.config, metadata=metadata)
+    if tokenizer is not None:
+        tokenizer_folder.write(tokenizer, temporary / source.TOKENIZER, {"settings": {"import": folder.name}})
+    files.publish(temporary, out, {"kind": kind, "from": folder.name})
+    for note in found.notes:
+        print(f"note: {note}")
+    config = found.config
+    decoder = f", {config.num_decoder_layers} decoder layers, {config.tying}" if config.is_seq2seq else ""
+    print(f"{out}: {config.num_encoder_layers} encoder layers{decoder}, width {config.hidden_size}", end="")
+    print(f", tokenizer {tokenizer.fingerprint[:16]}" if tokenizer is not None else ", no tokenizer")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,118 @@
+"""Export weights as a Hugging Face folder, reload it with transformers and compare it with our model.
+
+python tools/convert_to_hf.py runs/sample/mlm exports/encoder
+python tools/convert_to_hf.py runs/sample exports/seq2seq --dtype bfloat16
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+from megas2s import cli
+
+UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def arguments() -> argparse.Namespace:
+    parser = cli.parser(
+        __doc__ or "",
+        epilog="An encoder becomes RobertaPreLayerNormForMaskedLM, an encoder-decoder MBartForConditionalGeneration.\n"
+        "--part encoder takes the encoder out of an encoder-decoder: a RobertaPreLayerNormModel, without an MLM head.\n"
+        "Of a run, the last complete stage is exported; name a stage or a checkpoint to export another.\n"
+        "The same command again does nothing where the export is there already.",
+    )
+    add = parser.add_argument
+    add("weights", help="a run, a stage, a checkpoint (of any engine) or a folder of weights")
+    add("out", help="folder to write")
+    add("--part", choices=("encoder", "seq2seq"), help="what to export; all of the model where not given")
+    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the stored tensors")
+    add("--shard-size", default="5GB", metavar="SIZE", help="largest file of tensors, in bytes, KB, MB or GB")
+    add("--tokenizer", metavar="FOLDER", help="tokenizer of the weights; otherwise the run's, or its corpus'")
+    add("--overwrite", action="store_true", help="replace an export of other weights or settings")
+    add("--no-check", action="store_true", help="do not reload and compare, for models beyond this machine's memory")
+    add("--dry-run", action="store_true", help="find and check everything, say what would be written, write nothing")
+    return parser.parse_args()
+
+
+def shard_bytes(text: str) -> int:
+    """Bytes of a size such as 500MB."""
+    from megas2s.errors import BadConfig
+
+    found = re.fullmatch(r"(\d+)\s*([KMG]B)?", text.strip(), re.IGNORECASE)
+    if not found or not int(found[1]):
+        raise BadConfig(f"--shard-size {text!r} is no size; write it like 500MB or 5GB")
+    return int(found[1]) * UNITS[(found[2] or "").upper()]
+
+
+def main() -> None:
+    given = arguments()
+    limit = shard_bytes(given.shard_size)
+
+    import torch
+
+    from megas2s import files
+    from megas2s.convert import export, hf, source, tensors
+    from megas2s.convert.card import Facts, card
+    from megas2s.errors import BadConfig
+
+    out, dtype = Path(given.out), getattr(torch, given.dtype)
+    found = source.find(Path(given.weights))
+    reader = found.open()
+    tokenizer = source.find_tokenizer(found, reader, Path(given.tokenizer) if given.tokenizer else None)
+    exported = export.shape(reader.config, given.part)
+    hashes = source.hashes(found, reader, tokenizer)
+    record = {"architecture": exported.architecture, "dtype": given.dtype, "shard_bytes": limit, "from": hashes}
+    step = f" at step {found.step}" if found.step is not None else ""
+    print(f"{found.folder}{step}: {exported.architecture}, {given.dtype}", flush=True)
+    if exported.config != reader.config:
+        print("the encoder of an encoder-decoder: it has no head for masked language modelling, and gets none")
+    if out.exists():
+        export.require_replaceable(out)
+        there = files.read_json(out / files.MANIFEST) if files.is_published(out) else {}
+        if there and all(there.get(key) == value for key, value in record.items()):
+            print(f"{out} holds this export already; nothing to do")
+            return
+        if there and not given.overwrite:
+            raise BadConfig(f"{out} holds another export; add --overwrite to replace it, or name another folder")
+    if given.dry_run:
+        plan = tensors.shards(exported.entries, dtype, shard_bytes=limit)
+        print(f"would write {len(exported.entries)} tensors in {len(plan)} files to {out}")
+        return
+    facts = Facts(
+        name=out.resolve().name,
+        part=exported.family.part,
+        head=exported.head,
+        config=exported.config,
+        dtype=given.dtype,
+        metadata=reader.metadata,
+        hashes=hashes,
+        source=found,
+    )
+    difference = export.export(
+        reader,
+        tokenizer,
+        out,
+        part=given.part,
+        dtype=dtype,
+        shard_bytes=limit,
+        card=card(facts),
+        record=record,
+        check=not given.no_check,
+    )
+    for path in files.files_below(out):
+        print(f"  {path.stat().st_size:>14,} {path.relative_to(out)}")
+    if difference is None:
+        print("not reloaded (--no-check): names and shapes agree with transformers, values were not compared")
+        return
+    what = "logits" if exported.head else "states"
+    loss = f", losses by {difference.loss:.1e}" if difference.loss is not None else ""
+    print(
+        f"reloaded with transformers: {what} differ from ours by at most {difference.values:.1e}{loss} "
+        f"(allowed {hf.TOLERANCE:.0e}, float32)"
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)
