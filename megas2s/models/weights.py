@@ -1,109 +1,42 @@
-"""Weights on disk: safetensors under canonical names, in shards, and where a new model takes its own from.
+"""Canonical weights on disk: what a stage leaves, what the next one begins with, what becomes a Hugging Face model.
 
-    model.json                    the ModelConfig and a few words about origin
-    model-00001.safetensors ...   tensors in the model's order; a shard holds whole tensors
-    model.safetensors.index.json  name -> shard
+    weights/
+      model.json                    configuration, and facts about the run that made it
+      model.safetensors.index.json  canonical name -> file
+      model-00001.safetensors ...   shards of bounded size
+      MANIFEST.json                 written last, by `files.publish`
 
-Written and read one tensor at a time: memory is bounded by the largest shard, whatever the model's size. The caller
-publishes the folder (`files.publish`).
+Saving takes a stream of tensors and holds one shard at a time. `start_from` says, name by name, where a new model's
+weights come from; it is a pure function of the two configurations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from megas2s import files
-from megas2s.errors import BadCheckpoint
+from megas2s.errors import BadCheckpoint, BadConfig
+from megas2s.files import disk_trouble, is_published, read_json, write_json
 from megas2s.models.config import ModelConfig
-from megas2s.models.parameters import aliases, owners, parameter_shapes
+from megas2s.models.parameters import aliases, canonical_parameters, owners, parameter_shapes
 from megas2s.spec import parse, plain
 
-FORMAT = "megas2s-weights-1"
-MODEL = "model.json"
-INDEX = "model.safetensors.index.json"
+MODEL, INDEX = "model.json", "model.safetensors.index.json"
 SHARD_BYTES = 4 << 30
 
+UNCHANGED = ("vocab_size", "hidden_size", "num_heads", "ffn_size", "activation", "norm_epsilon", "num_encoder_layers")
 
-class TensorFolder:
-    """Named tensors in safetensors shards, read when asked for."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        try:
-            index = files.read_json(folder / INDEX)
-            self._shards: dict[str, str] = dict(index["weight_map"])
-        except (OSError, ValueError, KeyError, TypeError):
-            raise BadCheckpoint(f"{folder} holds no weights ({INDEX} is missing or damaged)") from None
-        self._open: tuple[str, Any] | None = None  # the shard read last: tensors are mostly read in order
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Every tensor's name, in the order of writing."""
-        return tuple(self._shards)
-
-    def tensor(self, name: str) -> Tensor:
-        """One tensor, on the CPU."""
-        if name not in self._shards:
-            raise BadCheckpoint(f"{self.folder} holds no tensor {name!r}")
-        path = self.folder / self._shards[name]
-        try:
-            if self._open is None or self._open[0] != path.name:
-                self._open = path.name, safe_open(path, framework="pt")
-            tensor: Tensor = self._open[1].get_tensor(name)
-        except (OSError, SafetensorError) as error:
-            raise BadCheckpoint(f"{path} cannot be read ({error}); restore it from a copy") from None
-        return tensor
-
-
-class WeightsReader(TensorFolder):
-    """A model's weights, with its configuration and where they come from."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        try:
-            record = files.read_json(folder / MODEL)
-            found, shape = record["format"], record["config"]
-            self.metadata: dict[str, str] = dict(record["metadata"])
-        except (OSError, ValueError, KeyError, TypeError):
-            raise BadCheckpoint(f"{folder} holds no model ({MODEL} is missing or damaged)") from None
-        if found != FORMAT:
-            raise BadCheckpoint(f"{folder / MODEL} has format {found!r}, this version reads {FORMAT!r}")
-        self.config: ModelConfig = parse(ModelConfig, shape, source=str(folder / MODEL))
-        missing = parameter_shapes(self.config).keys() - set(self.names)
-        if missing:
-            raise BadCheckpoint(f"{folder} lacks {len(missing)} tensors of its own model, first {min(missing)!r}")
-
-
-def save_tensors(folder: Path, tensors: Iterable[tuple[str, Tensor]], *, shard_bytes: int = SHARD_BYTES) -> None:
-    """Write tensors as they come, a shard as soon as it is full, then the index."""
-    folder.mkdir(parents=True, exist_ok=True)
-    shards: dict[str, str] = {}
-    pending: dict[str, Tensor] = {}
-    size = total = 0
-
-    def flush() -> None:
-        if pending:
-            name = f"model-{len(set(shards.values())) + 1:05d}.safetensors"
-            save_file(pending, folder / name, metadata={"format": "pt"})
-            shards.update(dict.fromkeys(pending, name))
-            pending.clear()
-
-    for name, tensor in tensors:
-        size_of = tensor.numel() * tensor.element_size()
-        if pending and size + size_of > shard_bytes:
-            flush()
-            size = 0
-        # A copy: the engine may reuse the memory, and safetensors refuses views of one another.
-        pending[name] = tensor.detach().to("cpu", copy=True).contiguous()
-        size, total = size + size_of, total + size_of
-    flush()
-    files.write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": shards})
+Gathered = Callable[[nn.Parameter], AbstractContextManager[object]]
 
 
 def save_weights(
@@ -114,57 +47,156 @@ def save_weights(
     metadata: Mapping[str, str],
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Write a model's weights with its configuration."""
-    save_tensors(folder, tensors, shard_bytes=shard_bytes)
-    record: dict[str, Any] = {"format": FORMAT, "config": plain(ModelConfig, config), "metadata": dict(metadata)}
-    files.write_json(folder / MODEL, record)
+    """Write (canonical name, tensor) pairs into `folder`, each name once; the caller publishes the folder.
+
+    A tensor is copied as it arrives, so the stream may reuse its memory. At most one shard is held at a time.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    shapes = parameter_shapes(config)
+    files: dict[str, str] = {}
+    total = 0
+    for number, shard in enumerate(_shards(tensors, shard_bytes), start=1):
+        for name, tensor in shard.items():
+            if name in files or tuple(tensor.shape) != shapes.get(name):
+                raise ValueError(f"{name} {tuple(tensor.shape)} is not among the parameters still to be saved")
+            files[name] = f"model-{number:05d}.safetensors"
+            total += tensor.nbytes
+        _write_shard(folder / f"model-{number:05d}.safetensors", shard)
+    if missing := sorted(shapes.keys() - files.keys()):
+        raise ValueError(f"{len(missing)} parameters were not given, {missing[0]} among them")
+    write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": files})
+    write_json(folder / MODEL, {"config": plain(ModelConfig, config), "metadata": dict(metadata)})
+
+
+class WeightsReader:
+    """Weights on disk, read tensor by tensor."""
+
+    def __init__(self, folder: Path, config: ModelConfig, metadata: dict[str, str], files: dict[str, str]) -> None:
+        self.folder = folder
+        self.config = config
+        self.metadata = metadata
+        self._files = files
+
+    @property
+    def names(self) -> list[str]:
+        """Canonical names, in the order in which they were saved."""
+        return list(self._files)
+
+    def tensor(self, name: str) -> Tensor:
+        """One parameter, in the dtype it was saved in."""
+        path = self.folder / self._files[name]
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensor: Tensor = file.get_tensor(name)
+        except (OSError, SafetensorError) as error:
+            raise BadCheckpoint(f"{path} cannot be read ({error}); restore it from a copy") from None
+        return tensor
 
 
 def open_weights(folder: Path) -> WeightsReader:
-    """The weights in `folder`; raises BadCheckpoint with a sentence where there are none."""
-    return WeightsReader(folder)
+    """The weights in a published folder; their hashes are checked by `files.verify`, not here."""
+    if not is_published(folder):
+        raise BadCheckpoint(f"{folder} holds no finished weights; name the weights folder of a complete stage")
+    try:
+        model: dict[str, Any] = read_json(folder / MODEL)
+        files: dict[str, str] = read_json(folder / INDEX)["weight_map"]
+        config = parse(ModelConfig, model["config"], source=str(folder / MODEL))
+        metadata = {str(key): str(value) for key, value in model["metadata"].items()}
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, BadConfig) as error:
+        raise BadCheckpoint(f"{folder}: {MODEL} or {INDEX} is damaged ({error}); restore them from a copy") from None
+    if files.keys() != parameter_shapes(config).keys():
+        raise BadCheckpoint(f"{folder}: {INDEX} does not list the parameters of {MODEL}; restore them from a copy")
+    return WeightsReader(folder, config, metadata, files)
+
+
+@torch.no_grad()
+def load_weights(
+    model: nn.Module, reader: WeightsReader, sources: Mapping[str, str | None], *, gathered: Gathered = nullcontext
+) -> None:
+    """Copy into each parameter the weights that `sources` names for it (see `start_from`); None leaves it as it is.
+
+    `gathered` makes one parameter whole while it is written, where an engine has it in pieces.
+    """
+    for name, parameter in canonical_parameters(model).items():
+        source = sources[name]
+        if source is None:
+            continue
+        with gathered(parameter):
+            parameter.copy_(reader.tensor(source)[: len(parameter)])  # a longer table of positions is cut
 
 
 def start_from(
-    old: ModelConfig, new: ModelConfig, *, part: Literal["all", "encoder"] = "all", copy_embeddings: bool = True
+    source: ModelConfig,
+    target: ModelConfig,
+    *,
+    part: Literal["all", "encoder"] = "all",
+    decoder_embeddings: Literal["copied", "random"] = "copied",
 ) -> dict[str, str | None]:
-    """For each parameter of `new`, the parameter of `old` it starts as a copy of, or None for a random start.
+    """For each canonical name of `target`, the name in `source` to copy from, or None for random weights.
 
-    An encoder goes into an encoder or an encoder-decoder; a decoder only into an encoder-decoder, and not with
-    `part="encoder"`. Where `old` has no decoder, the new decoder's vocabulary matrices start as copies of the
-    encoder's embedding, or at random without `copy_embeddings`. The MLM head stays with encoders.
+    Between an encoder and an encoder-decoder only the encoder is carried, as with `part="encoder"`. Matrices that
+    the decoder then lacks are copies of the encoder's embedding unless they are to be random. The head for masked
+    language modelling stays with encoders.
     """
-    with_decoder = old.is_seq2seq and new.is_seq2seq and part == "all"
-    _check_same(old, new, with_decoder=with_decoder)
-    roles, sources = aliases(new), owners(old)
-    held = parameter_shapes(old)
-
-    def source(name: str) -> str | None:
-        role = roles.get(name, (name,))[0]
-        if role in ("encoder.embed.weight", "decoder.embed.weight", "head.weight"):
-            if role == "encoder.embed.weight" or with_decoder:
-                return sources[role]
-            return sources["encoder.embed.weight"] if copy_embeddings else None
-        if name.startswith("decoder.") and not with_decoder:
-            return None
-        return name if name in held else None
-
-    return {name: source(name) for name in parameter_shapes(new)}
-
-
-def _check_same(old: ModelConfig, new: ModelConfig, *, with_decoder: bool) -> None:
-    keys = ["vocab_size", "hidden_size", "num_heads", "ffn_size", "num_encoder_layers", "max_positions", "activation"]
-    for key in [*keys, "norm_epsilon", *(["num_decoder_layers"] if with_decoder else [])]:
-        if getattr(old, key) != getattr(new, key):
+    carries_all = part == "all" and source.is_seq2seq == target.is_seq2seq
+    _refuse_mismatch(source, target, decoders=carries_all and target.is_seq2seq)
+    own_names = {name: name for name in parameter_shapes(source) if name not in aliases(source)}
+    offered = {
+        role: name
+        for role, name in {**own_names, **owners(source)}.items()
+        if carries_all or role.startswith("encoder.")
+    }
+    sources: dict[str, str | None] = {}
+    for name in parameter_shapes(target):
+        roles = aliases(target).get(name, (name,))
+        found = sorted({offered[role] for role in roles if role in offered})
+        if len(found) > 1:
             raise BadCheckpoint(
-                f"the weights to start from have {key} {getattr(old, key)}, the recipe's model has "
-                f"{getattr(new, key)}; make them equal"
+                f"the new model has one matrix for {', '.join(roles)}, the weights to start from have {len(found)}: "
+                f"{', '.join(found)}; choose tying: {source.tying}, or start from the encoder alone"
             )
-    if with_decoder:
-        sources = owners(old)
-        for name, roles in aliases(new).items():
-            if len({sources[role] for role in roles}) > 1:
-                raise BadCheckpoint(
-                    f"the weights to start from are {old.tying}, so {name} of a model that is {new.tying} would have "
-                    f"to be several matrices at once; keep tying: {old.tying}"
-                )
+        sources[name] = found[0] if found else None
+        if not found and roles[0] in ("decoder.embed.weight", "head.weight") and decoder_embeddings == "copied":
+            sources[name] = offered["encoder.embed.weight"]
+    return sources
+
+
+def _refuse_mismatch(source: ModelConfig, target: ModelConfig, *, decoders: bool) -> None:
+    for field in (*UNCHANGED, "num_decoder_layers") if decoders else UNCHANGED:
+        theirs, ours = getattr(source, field), getattr(target, field)
+        if theirs != ours:
+            raise BadCheckpoint(
+                f"the weights to start from have {field} {theirs}, the new model {ours}; "
+                f"set {field} to {theirs} or start from other weights"
+            )
+    if target.max_positions > source.max_positions:
+        raise BadCheckpoint(
+            f"the weights to start from have {source.max_positions} positions, the new model wants "
+            f"{target.max_positions}; set max_positions to {source.max_positions} or less"
+        )
+
+
+def _shards(tensors: Iterable[tuple[str, Tensor]], shard_bytes: int) -> Iterator[dict[str, Tensor]]:
+    shard: dict[str, Tensor] = {}
+    held = 0
+    for name, tensor in tensors:
+        if name in shard:
+            raise ValueError(f"{name} was given twice")
+        if shard and held + tensor.nbytes > shard_bytes:
+            yield shard
+            shard, held = {}, 0
+        shard[name] = tensor.detach().to("cpu", copy=True).contiguous()
+        held += tensor.nbytes
+    if shard:
+        yield shard
+
+
+def _write_shard(path: Path, shard: dict[str, Tensor]) -> None:
+    with disk_trouble(path):
+        try:
+            save_file(shard, path, metadata={"format": "pt"})
+        except SafetensorError as error:
+            number = re.search(r"os error (\d+)", str(error))  # the errno is in the text and nowhere else
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
