@@ -135,7 +135,10 @@ def _add_product(target: Tensor, errors: Tensor, hidden: Tensor, *, onto_nothing
     for start in range(0, len(target), WEIGHT_ROWS):
         part = slice(start, start + WEIGHT_ROWS)
         product = errors[:, part].t() @ hidden
-        target[part] = product if onto_nothing else target[part] + product
+        if onto_nothing:
+            target[part] = product
+        else:
+            target[part].add_(product)
 
 
 def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
