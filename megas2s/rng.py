@@ -23,14 +23,13 @@ SMALL = 1024  # a shuffle up to this size is stored: a Feistel network over a ha
 
 def address_hash(seed: int, *address: int | str) -> int:
     """128 bits that depend on every part of the address and on their order."""
-    text = "\x1f".join((str(seed), *(f"{type(part).__name__[0]}{part}" for part in address)))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "little")
+    return int.from_bytes(_digest(seed, address, 16), "little")
 
 
 def generator(seed: int, *address: int | str) -> np.random.Generator:
     """A NumPy generator for one address; the same address gives the same draws on every machine."""
-    key = cast(np.random.SeedSequence, _Key(address_hash(seed, *address)))  # numpy's stubs leave the interface out
-    return np.random.Generator(np.random.Philox(key))
+    state = cast(np.random.SeedSequence, _State(_digest(seed, address, 32)))  # numpy's stubs leave the interface out
+    return np.random.Generator(np.random.PCG64DXSM(state))
 
 
 def torch_seed(seed: int, *address: int | str) -> int:
@@ -75,14 +74,19 @@ class Permutation:
                 return index
 
 
-class _Key(ISeedSequence):
-    """Hands Philox its key. `Philox(key=...)` gives the same draws but asks the system for entropy first: 8 us more."""
+class _State(ISeedSequence):
+    """Hands a bit generator 256 hashed bits as they are. NumPy's own SeedSequence would hash them again, slowly."""
 
-    def __init__(self, key: int) -> None:
-        self._key = key
+    def __init__(self, bits: bytes) -> None:
+        self._bits = bits
 
     def generate_state(self, n_words: int, dtype: object = np.uint64) -> np.ndarray:
-        return np.array([self._key & MASK, self._key >> 64], dtype=np.uint64)
+        return np.frombuffer(self._bits, dtype="<u8", count=n_words)
+
+
+def _digest(seed: int, address: tuple[int | str, ...], size: int) -> bytes:
+    text = "\x1f".join((str(seed), *(f"{type(part).__name__[0]}{part}" for part in address)))
+    return hashlib.blake2b(text.encode(), digest_size=size).digest()
 
 
 def _mix(value: int) -> int:

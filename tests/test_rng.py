@@ -25,9 +25,11 @@ def test_every_part_of_an_address_and_its_kind_matters(other):
     assert address_hash(17, "a", 1) != address_hash(*other)
 
 
-def test_draws_are_those_of_philox_under_the_hashed_key():
-    expected = np.random.Generator(np.random.Philox(key=address_hash(3, "x"))).random(16)
-    assert (generator(3, "x").random(16) == expected).all()
+def test_draws_of_neighbouring_addresses_are_uniform_and_unrelated():
+    draws = np.array([generator(3, "corrupt", "mlm", number).random(20) for number in range(4000)])
+    assert _chi_square_z(np.histogram(draws, bins=50, range=(0, 1))[0]) < 5
+    assert abs(np.corrcoef(draws, rowvar=False) - np.eye(20)).max() < 0.08  # draws of one address
+    assert abs(np.corrcoef(draws[:-1].ravel(), draws[1:].ravel())[0, 1]) < 0.02  # and of the next
 
 
 def test_torch_seeds_fit_what_torch_accepts():

@@ -94,8 +94,8 @@ class Samples:
         examples, languages = zip(*map(self.example, numbers), strict=True)
         return {
             **collate(examples, self._columns),
-            "language": torch.tensor(languages),
-            "sample": torch.tensor(numbers),
+            "language": torch.from_numpy(np.array(languages)),
+            "sample": torch.from_numpy(np.array(numbers)),
         }
 
 

@@ -72,10 +72,10 @@ class MLM:
         labels = row[chosen]
         fate = rng.random(len(chosen))
         row[chosen[fate >= self.keep + self.random]] = vocabulary.mask
-        replaced = fate < self.random
-        if replaced.any():  # uniform below `random`: the same draw says by which token
-            which = fate[replaced] * (len(vocabulary.ordinary) / self.random)
-            row[chosen[replaced]] = vocabulary.ordinary.take(which.astype(np.int64), mode="clip")
+        replaced = (fate < self.random).nonzero()[0]
+        if len(replaced):  # uniform below `random`: the same draw says by which token
+            which = (fate[replaced] * (len(vocabulary.ordinary) / self.random)).astype(np.int64)
+            row[chosen[replaced]] = vocabulary.ordinary.take(which, mode="clip")
         if len(chosen) < slots:
             missing = slots - len(chosen)
             labels = np.append(labels, np.full(missing, IGNORED))
