@@ -74,21 +74,31 @@ def _parquet(file: InputFile, columns: list[str]) -> datasets.IterableDataset:
 
 
 def _csv(file: InputFile, columns: list[str]) -> datasets.IterableDataset:
-    """Every column as text: a document `007`, `NA` or `null` stays what it is."""
+    """Every column as text: a document `007`, `NA` or `null` stays what it is.
+
+    Read as Latin-1, which gives each byte a character and back: pandas would stop at invalid UTF-8 without a row.
+    """
     csv.field_size_limit(file.inputs.longest_document)
-    with open(file.name, encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-        header = next(csv.reader(stream), [])
-    _require(header, columns, file)
+    with open(file.name, encoding="latin-1", newline="") as stream:
+        rows = csv.reader(stream)
+        header = next(rows, [])
+        first = next(rows, header)
+    if len(first) > len(header):  # pandas would take the first column for an index and shift the others
+        raise BadData(f"{file.name} cannot be read: row 1 has {len(first)} fields, its header {len(header)}")
+    names = [name.encode("latin-1").decode("utf-8-sig", "replace") for name in header]
+    _require(names, columns, file)
     return datasets.load_dataset(
         "csv",
         data_files=_exactly(file.name),
         split="train",
         streaming=True,
-        features=datasets.Features({name: datasets.Value("string") for name in header}),
+        features=datasets.Features({name: datasets.Value("string") for name in names}),
+        names=names,
+        header=0,
         na_filter=False,
         keep_default_na=False,
         chunksize=ROWS,
-        encoding_errors="surrogateescape",
+        encoding="latin-1",
     )
 
 
@@ -117,7 +127,11 @@ def _plain(table: pa.Table, columns: dict[str, str], file: InputFile) -> pa.Tabl
         values = table.column(column)
         if not any(test(values.type) for test in _TEXTUAL):
             raise BadData(f"{file.name}: column {column!r} holds {values.type}, not text; name another")
-        chosen[name] = values.cast(pa.large_binary())
+        if file.format == "csv":
+            encoded = [None if value is None else value.encode("latin-1") for value in values.to_pylist()]
+            chosen[name] = pa.array(encoded, pa.large_binary())
+        else:
+            chosen[name] = values.cast(pa.large_binary())
     return pa.table(chosen)
 
 

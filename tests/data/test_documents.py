@@ -205,12 +205,33 @@ def test_rows_without_text_are_refused(tmp_path):
         texts_of(paths=[str(tmp_path / "en.parquet")])
 
 
-def test_invalid_text_in_a_table_is_refused_by_row(tmp_path):
+def invalid_parquet(folder):
     column = pa.array([b"a", b"\xff"], pa.binary())
-    parquet.write_table(pa.table({"text": column}), tmp_path / "en.parquet")
-    with pytest.raises(BadData, match=r"en\.parquet, row 2: invalid UTF-8"):
-        texts_of(paths=[str(tmp_path / "en.parquet")])
-    assert texts_of(paths=[str(tmp_path / "en.parquet")], invalid_utf8="drop") == ["a"]
+    parquet.write_table(pa.table({"text": column}), folder / "en.parquet")
+    return folder / "en.parquet"
+
+
+def invalid_csv(folder):
+    (folder / "en.csv").write_bytes(b"\xef\xbb\xbftext,n\na,1\n\xff,2\n")
+    return folder / "en.csv"
+
+
+@pytest.mark.parametrize("make", [invalid_parquet, invalid_csv])
+def test_invalid_text_in_a_table_is_refused_by_row(tmp_path, make):
+    path = str(make(tmp_path))
+    with pytest.raises(BadData, match=r"en\.(parquet|csv), row 2: invalid UTF-8"):
+        texts_of(paths=[path])
+    assert texts_of(paths=[path], invalid_utf8="drop") == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"", "no column 'text'"), (b'text,n\na,1\n"b,2\n', "cannot be read"), (b"text,n\na,b,c\n", "cannot be read")],
+)
+def test_a_csv_that_is_none_is_refused_by_name(tmp_path, content, said):
+    (tmp_path / "en.csv").write_bytes(content)
+    with pytest.raises(BadData, match=rf"en\.csv:? {said}"):
+        texts_of(paths=[str(tmp_path / "en.csv")])
 
 
 @pytest.mark.parametrize(
