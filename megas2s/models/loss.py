@@ -130,7 +130,7 @@ def _nll_and_errors(logits: Tensor, labels: Tensor, *, wants_errors: bool) -> Te
 def _add_product(target: Tensor, errors: Tensor, hidden: Tensor, *, onto_nothing: bool) -> None:
     """target += errors' hidden, or = where it holds nothing yet; in slices where the target has a wider dtype."""
     if target.dtype == hidden.dtype:
-        target.addmm_(errors.t(), hidden, beta=0 if onto_nothing else 1)
+        torch.addmm(target, errors.t(), hidden, beta=0 if onto_nothing else 1, out=target)
         return
     for start in range(0, len(target), WEIGHT_ROWS):
         part = slice(start, start + WEIGHT_ROWS)

@@ -39,6 +39,29 @@ UNCHANGED = ("vocab_size", "hidden_size", "num_heads", "ffn_size", "activation",
 Gathered = Callable[[nn.Parameter], AbstractContextManager[object]]
 
 
+def save_tensors(
+    folder: Path, tensors: Iterable[tuple[str, Tensor]], *, shard_bytes: int = SHARD_BYTES
+) -> dict[str, tuple[int, ...]]:
+    """Write (name, tensor) pairs into `folder` and an index of them; returns the shapes by name.
+
+    A tensor is copied as it arrives, so the stream may reuse its memory. At most one shard is held at a time.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files: dict[str, str] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    total = 0
+    for number, shard in enumerate(_shards(tensors, shard_bytes), start=1):
+        for name, tensor in shard.items():
+            if name in files:
+                raise ValueError(f"{name} was given twice")
+            files[name] = f"model-{number:05d}.safetensors"
+            shapes[name] = tuple(tensor.shape)
+            total += tensor.nbytes
+        _write_shard(folder / f"model-{number:05d}.safetensors", shard)
+    write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": files})
+    return shapes
+
+
 def save_weights(
     folder: Path,
     tensors: Iterable[tuple[str, Tensor]],
@@ -47,44 +70,31 @@ def save_weights(
     metadata: Mapping[str, str],
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Write (canonical name, tensor) pairs into `folder`, each name once; the caller publishes the folder.
-
-    A tensor is copied as it arrives, so the stream may reuse its memory. At most one shard is held at a time.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    shapes = parameter_shapes(config)
-    files: dict[str, str] = {}
-    total = 0
-    for number, shard in enumerate(_shards(tensors, shard_bytes), start=1):
-        for name, tensor in shard.items():
-            if name in files or tuple(tensor.shape) != shapes.get(name):
-                raise ValueError(f"{name} {tuple(tensor.shape)} is not among the parameters still to be saved")
-            files[name] = f"model-{number:05d}.safetensors"
-            total += tensor.nbytes
-        _write_shard(folder / f"model-{number:05d}.safetensors", shard)
-    if missing := sorted(shapes.keys() - files.keys()):
+    """Write a model's (canonical name, tensor) pairs, each name once; the caller publishes the folder."""
+    expected = parameter_shapes(config)
+    saved = save_tensors(folder, _checked(tensors, expected), shard_bytes=shard_bytes)
+    if missing := sorted(expected.keys() - saved.keys()):
         raise ValueError(f"{len(missing)} parameters were not given, {missing[0]} among them")
-    write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": files})
     write_json(folder / MODEL, {"config": plain(ModelConfig, config), "metadata": dict(metadata)})
 
 
-class WeightsReader:
-    """Weights on disk, read tensor by tensor."""
+class TensorFolder:
+    """Named tensors on disk, read one by one."""
 
-    def __init__(self, folder: Path, config: ModelConfig, metadata: dict[str, str], files: dict[str, str]) -> None:
+    def __init__(self, folder: Path, files: dict[str, str]) -> None:
         self.folder = folder
-        self.config = config
-        self.metadata = metadata
-        self._files = files
+        self.files = files
 
     @property
     def names(self) -> list[str]:
-        """Canonical names, in the order in which they were saved."""
-        return list(self._files)
+        """Names, in the order in which they were saved."""
+        return list(self.files)
 
     def tensor(self, name: str) -> Tensor:
-        """One parameter, in the dtype it was saved in."""
-        path = self.folder / self._files[name]
+        """One tensor, in the dtype it was saved in."""
+        if name not in self.files:
+            raise BadCheckpoint(f"{self.folder} holds no tensor {name!r}")
+        path = self.folder / self.files[name]
         try:
             with safe_open(path, framework="pt") as file:
                 tensor: Tensor = file.get_tensor(name)
@@ -93,20 +103,37 @@ class WeightsReader:
         return tensor
 
 
-def open_weights(folder: Path) -> WeightsReader:
-    """The weights in a published folder; their hashes are checked by `files.verify`, not here."""
-    if not is_published(folder):
+class WeightsReader(TensorFolder):
+    """A model's weights on disk, with its configuration and where they come from."""
+
+    def __init__(self, folder: Path, files: dict[str, str], config: ModelConfig, metadata: dict[str, str]) -> None:
+        super().__init__(folder, files)
+        self.config = config
+        self.metadata = metadata
+
+
+def open_tensors(folder: Path) -> TensorFolder:
+    """The tensors in a published folder, or in a folder of a published one; hashes are checked by `files.verify`."""
+    if not is_published(folder) and not is_published(folder.parent):
         raise BadCheckpoint(f"{folder} holds no finished weights; name the weights folder of a complete stage")
     try:
+        return TensorFolder(folder, dict(read_json(folder / INDEX)["weight_map"]))
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        raise BadCheckpoint(f"{folder / INDEX} is damaged ({error}); restore it from a copy") from None
+
+
+def open_weights(folder: Path) -> WeightsReader:
+    """The weights in a published folder, as `open_tensors`, with the model they make."""
+    tensors = open_tensors(folder)
+    try:
         model: dict[str, Any] = read_json(folder / MODEL)
-        files: dict[str, str] = read_json(folder / INDEX)["weight_map"]
         config = parse(ModelConfig, model["config"], source=str(folder / MODEL))
         metadata = {str(key): str(value) for key, value in model["metadata"].items()}
     except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, BadConfig) as error:
-        raise BadCheckpoint(f"{folder}: {MODEL} or {INDEX} is damaged ({error}); restore them from a copy") from None
-    if files.keys() != parameter_shapes(config).keys():
+        raise BadCheckpoint(f"{folder}: {MODEL} is damaged ({error}); restore it from a copy") from None
+    if set(tensors.names) != parameter_shapes(config).keys():
         raise BadCheckpoint(f"{folder}: {INDEX} does not list the parameters of {MODEL}; restore them from a copy")
-    return WeightsReader(folder, config, metadata, files)
+    return WeightsReader(folder, tensors.files, config, metadata)
 
 
 @torch.no_grad()
@@ -174,6 +201,15 @@ def _refuse_mismatch(source: ModelConfig, target: ModelConfig, *, decoders: bool
             f"the weights to start from have {source.max_positions} positions, the new model wants "
             f"{target.max_positions}; set max_positions to {source.max_positions} or less"
         )
+
+
+def _checked(
+    tensors: Iterable[tuple[str, Tensor]], expected: Mapping[str, tuple[int, ...]]
+) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in tensors:
+        if tuple(tensor.shape) != expected.get(name):
+            raise ValueError(f"{name} {tuple(tensor.shape)} is not a parameter of this model")
+        yield name, tensor
 
 
 def _shards(tensors: Iterable[tuple[str, Tensor]], shard_bytes: int) -> Iterator[dict[str, Tensor]]:
