@@ -70,7 +70,7 @@ class Samples:
         seed: int,
         stage: str,
     ) -> None:
-        self._mixture = mixture
+        self.mixture = mixture
         self._windows = [unit.windows for unit in units]
         self._languages = [languages.index(unit.language) for unit in units]
         self._corrupt = corrupt
@@ -80,12 +80,12 @@ class Samples:
 
     def window(self, number: int) -> np.ndarray:
         """The raw tokens of sample `number`."""
-        unit, index = self._mixture[number]
+        unit, index = self.mixture[number]
         return self._windows[unit][index]
 
     def example(self, number: int) -> tuple[Example, int]:
         """Sample `number`, unpadded, and the place of its language in `languages`."""
-        unit, index = self._mixture[number]
+        unit, index = self.mixture[number]
         rng = generator(self._seed, "corrupt", self._stage, number)
         return self._corrupt(self._windows[unit][index], rng, number), self._languages[unit]
 

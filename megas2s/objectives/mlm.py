@@ -97,7 +97,7 @@ def _choose_tokens(tokens: np.ndarray, count: int, rng: np.random.Generator, voc
     """`count` places of text in ascending order, all sets equally likely; fewer where the window has fewer."""
     special = special_table(vocabulary).take(tokens)
     keys = rng.random(len(tokens))
-    if specials := np.count_nonzero(special):
+    if specials := int(np.count_nonzero(special)):
         keys[special] = 1.0  # beyond every other
         count = min(count, len(tokens) - specials)
     chosen = keys.argpartition(count)[:count] if count < len(tokens) else np.arange(count)
