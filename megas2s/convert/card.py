@@ -204,12 +204,14 @@ def _corpus(corpus: Corpus) -> str:
 
 def _recipe(recipe: Mapping[str, Any]) -> str:
     """The recipe as it was resolved; folders by their last name, since paths say nothing elsewhere."""
-    shown = {key: value for key, value in recipe.items() if key != "stage_names"}
-    for key in ("run", "corpus"):
-        if isinstance(shown.get(key), str):
-            shown[key] = Path(shown[key]).name
+    shown = _last_names({key: value for key, value in recipe.items() if key != "stage_names"}, ("run", "corpus"))
+    shown["stages"] = [_last_names(stage, ("init",)) for stage in recipe["stages"]]
     text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
     return f"## Recipe\n\n```yaml\n{text}```"
+
+
+def _last_names(settings: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    return {key: Path(value).name if key in keys and value else value for key, value in settings.items()}
 
 
 def _provenance(facts: Facts) -> str:

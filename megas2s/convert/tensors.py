@@ -70,8 +70,8 @@ def _write_file(path: Path, entries: Sequence[Entry], dtype: torch.dtype, value:
     with files.disk_trouble(path), open(path, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for entry in entries:
-            tensor = _tensor(entry, dtype, value)
-            file.write(tensor.flatten().view(torch.uint8).numpy().data)
+            # No name holds a tensor here: it is freed before the next one is read.
+            file.write(_tensor(entry, dtype, value).flatten().view(torch.uint8).numpy().data)
 
 
 def _tensor(entry: Entry, dtype: torch.dtype, value: Callable[[str], Tensor]) -> Tensor:
