@@ -10,26 +10,7 @@ from megas2s.models.transformer import build
 from megas2s.models.weights import open_weights, save_weights
 from megas2s.tokenizer.train import TokenizerSpec, train_tokenizer
 
-WORDS = [
-    "the",
-    "lighthouse",
-    "keeper",
-    "wrote",
-    "a",
-    "letter",
-    "every",
-    "evening",
-    "but",
-    "nobody",
-    "knew",
-    "to",
-    "whom",
-    "he",
-    "had",
-    "sent",
-    "them",
-    "all",
-]
+WORDS = ["the", "keeper", "wrote", "a", "letter", "every", "evening", "but", "nobody", "knew", "to", "whom"]
 
 
 @pytest.fixture(scope="session")

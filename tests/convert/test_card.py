@@ -31,11 +31,7 @@ def facts(small, tmp_path):
 def run(tmp_path, small, write_weights):
     folder = tmp_path / "run"
     folder.mkdir()
-    stages = [
-        {"name": "mlm", "steps": 4},
-        {"name": "seq2seq", "steps": 2, "init": "/home/someone/mlm"},
-        {"name": "later", "steps": 9},
-    ]
+    stages = [{"name": "mlm"}, {"name": "seq2seq", "init": "/home/someone/mlm"}, {"name": "later"}]
     recipe = {"run": "/home/someone/run", "corpus": "/home/someone/corpus", "seed": 17, "stages": stages}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     for stage in ("mlm", "seq2seq"):

@@ -48,7 +48,7 @@ def test_the_encoder_of_a_seq2seq_model_is_exported_without_a_head(small):
 
 
 def test_an_encoder_has_no_seq2seq_part(small):
-    with pytest.raises(BadConfig, match="without a decoder.*--part encoder"):
+    with pytest.raises(BadConfig, match=r"without a decoder.*--part encoder"):
         shape(small(), "seq2seq")
 
 

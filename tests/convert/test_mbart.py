@@ -36,7 +36,7 @@ def test_the_decoder_starts_from_the_end_token(seq2seq, vocabulary):
 
 
 def test_another_epsilon_than_mbarts_is_refused(small, vocabulary):
-    with pytest.raises(BadConfig, match="norm_epsilon is 1e-06.*1e-05"):
+    with pytest.raises(BadConfig, match=r"norm_epsilon is 1e-06.*1e-05"):
         settings(small(num_decoder_layers=1, norm_epsilon=1e-6), vocabulary)
 
 

@@ -44,6 +44,6 @@ def test_only_the_vocabulary_matrices_are_written_more_than_once():
 
 
 def test_an_unrepresentable_value_is_refused_by_the_name_of_its_key():
-    with pytest.raises(BadConfig, match="scale_embedding True.*False only"):
+    with pytest.raises(BadConfig, match=r"scale_embedding True.*False only"):
         require({"scale_embedding": True}, "config.json", {"scale_embedding": False})
     require({}, "config.json", {"scale_embedding": False})

@@ -1,0 +1,104 @@
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from megas2s import files
+from megas2s.errors import BadConfig
+from megas2s.models.config import ModelConfig
+from megas2s.models.init import seeded
+from megas2s.models.parameters import canonical_parameters
+from megas2s.models.transformer import build
+from megas2s.models.weights import open_weights, save_weights
+from megas2s.tokenizer.load import Tokenizer
+
+ROOT = Path(__file__).resolve().parents[2]
+TO, FROM = "tools/convert_to_hf.py", "tools/convert_from_hf.py"
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Call a tool's `main` with arguments, in this process; gives what it printed."""
+
+    def run_main(tool, *arguments):
+        monkeypatch.setattr(sys, "argv", [tool, *map(str, arguments)])
+        runpy.run_path(str(ROOT / tool))["main"]()
+        return capsys.readouterr().out
+
+    return run_main
+
+
+@pytest.fixture
+def weights(corpus_folder, tmp_path):
+    """Published random weights of a model whose decoder and head are one."""
+    vocabulary = Tokenizer.load(corpus_folder / "tokenizer").vocabulary
+    config = ModelConfig(
+        vocab_size=vocabulary.size,
+        hidden_size=16,
+        num_heads=2,
+        ffn_size=24,
+        num_encoder_layers=2,
+        num_decoder_layers=1,
+        max_positions=32,
+        tying="tied_to_decoder",
+    )
+    with seeded(3, "weights"):
+        model = build(config)
+    folder = tmp_path / "weights"
+    tensors = ((name, value.detach()) for name, value in canonical_parameters(model).items())
+    metadata = {"tokenizer": vocabulary.fingerprint, "stage": "seq2seq"}
+    save_weights(files.temporary_folder(folder), tensors, config=config, metadata=metadata)
+    files.publish(files.temporary_folder(folder), folder, {"kind": "weights"})
+    return folder
+
+
+def test_there_and_back_through_the_tools_is_bitwise(script, call, weights, corpus_folder, tmp_path):
+    call(TO, weights, tmp_path / "hub", "--tokenizer", corpus_folder / "tokenizer", "--no-check")
+    done = script(FROM, tmp_path / "hub", tmp_path / "back")
+    assert done.returncode == 0, done.stdout
+    assert "1 decoder layers, tied_to_decoder" in done.stdout
+    before, after = open_weights(weights), open_weights(tmp_path / "back")
+    assert (before.config, before.metadata) == (after.config, after.metadata)
+    assert all(torch.equal(before.tensor(name), after.tensor(name)) for name in before.names)
+    files.verify(tmp_path / "back")
+    assert Tokenizer.load(tmp_path / "back" / "tokenizer").fingerprint == before.metadata["tokenizer"]
+
+
+def test_imported_weights_are_exported_with_the_tokenizer_that_came_along(call, weights, corpus_folder, tmp_path):
+    call(TO, weights, tmp_path / "hub", "--tokenizer", corpus_folder / "tokenizer", "--no-check")
+    call(FROM, tmp_path / "hub", tmp_path / "back")
+    call(TO, tmp_path / "back", tmp_path / "again", "--no-check")
+    names = [path.name for path in (tmp_path / "hub").iterdir() if path.suffix in (".safetensors", ".model")]
+    assert sorted(names) == ["model.safetensors", "spiece.model"]
+    for name in (*names, "config.json", "tokenizer.json", "megas2s.json"):
+        assert (tmp_path / "hub" / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
+
+
+def test_only_what_was_imported_is_replaced_and_only_when_told(call, weights, corpus_folder, tmp_path):
+    call(TO, weights, tmp_path / "hub", "--tokenizer", corpus_folder / "tokenizer", "--no-check")
+    call(FROM, tmp_path / "hub", tmp_path / "back", "--no-tokenizer")
+    assert not (tmp_path / "back" / "tokenizer").exists()
+    with pytest.raises(BadConfig, match="exists; add --overwrite"):
+        call(FROM, tmp_path / "hub", tmp_path / "back")
+    call(FROM, tmp_path / "hub", tmp_path / "back", "--overwrite")
+    assert (tmp_path / "back" / "tokenizer").exists()
+    with pytest.raises(BadConfig, match="was not imported by this tool"):
+        call(FROM, tmp_path / "hub", weights, "--overwrite")
+
+
+def test_a_folder_of_another_family_is_refused_with_a_sentence(script, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    done = script(FROM, tmp_path, tmp_path / "out")
+    assert done.returncode == BadConfig.exit_code
+    assert "model_type 't5'" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_help_comes_without_heavy_imports(script):
+    code = f"import runpy, sys; sys.argv = [{FROM!r}, '--help']\ntry: runpy.run_path({FROM!r}, run_name='__main__')\n"
+    code += "except SystemExit: print('loaded', sorted({'torch', 'transformers', 'pydantic'} & set(sys.modules)))"
+    done = script("-c", code)
+    assert "--no-tokenizer" in done.stdout
+    assert "loaded []" in done.stdout
