@@ -51,13 +51,14 @@ def save_tensors(
     shapes: dict[str, tuple[int, ...]] = {}
     total = 0
     for number, shard in enumerate(_shards(tensors, shard_bytes), start=1):
-        for name, tensor in shard.items():
-            if name in files:
-                raise ValueError(f"{name} was given twice")
-            files[name] = f"model-{number:05d}.safetensors"
-            shapes[name] = tuple(tensor.shape)
-            total += tensor.nbytes
-        _write_shard(folder / f"model-{number:05d}.safetensors", shard)
+        if twice := sorted(shard.keys() & files.keys()):
+            raise ValueError(f"{twice[0]} was given twice")
+        file = f"model-{number:05d}.safetensors"
+        _write_shard(folder / file, shard)
+        files.update(dict.fromkeys(shard, file))
+        shapes.update({name: tuple(tensor.shape) for name, tensor in shard.items()})
+        total += sum(tensor.nbytes for tensor in shard.values())
+        shard.clear()  # the next shard is filled while this name still holds the last one
     write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": files})
     return shapes
 
