@@ -126,18 +126,19 @@ def tying(recipe: Recipe, stage: Stage) -> Tying:
         return stage.decoder.tying
     if stage.objective.architecture == "encoder" or stage.init is None:
         return "tied"
+    before: Callable[[], Tying]
     if stage.init in [other.name for other in recipe.stages]:
-        before = recipe.stage(stage.init)
-        has_decoder, before_tying = before.objective.architecture == "seq2seq", functools.partial(tying, recipe, before)
+        earlier = recipe.stage(stage.init)
+        has_decoder, before = earlier.objective.architecture == "seq2seq", functools.partial(tying, recipe, earlier)
     else:
         config = open_weights(Path(stage.init)).config
-        has_decoder, before_tying = config.is_seq2seq, lambda: config.tying
+        has_decoder, before = config.is_seq2seq, lambda: config.tying
     if not has_decoder:
         raise BadConfig(
             f"stage {stage.name!r} attaches a decoder to the encoder of {stage.init!r}; "
             "say how it begins, for example decoder: {tying: tied_to_decoder, embeddings: copied}"
         )
-    return before_tying()
+    return before()
 
 
 def _train_stage(recipe: Recipe, prepared: Prepared, corpus: Corpus, vocabulary: Vocabulary) -> None:
@@ -197,12 +198,14 @@ def starting_weights(recipe: Recipe, prepared: Prepared) -> Callable[[str], Tens
     if folder.parent.parent == Path(recipe.run) or files.is_published(folder):
         files.verify(folder)
     reader = open_weights(folder)
-    copied = stage.decoder is None or stage.decoder.embeddings == "copied"
-    sources = start_from(reader.config, prepared.config, part=stage.part, copy_embeddings=copied)
+    embeddings = "copied" if stage.decoder is None else stage.decoder.embeddings
+    sources = start_from(reader.config, prepared.config, part=stage.part, decoder_embeddings=embeddings)
+    shapes = parameter_shapes(prepared.config)
 
     def initial(name: str) -> Tensor | None:
         source = sources[name]
-        return None if source is None else reader.tensor(source).float()
+        # A longer table of positions is cut to the rows that this model has.
+        return None if source is None else reader.tensor(source)[: shapes[name][0]].float()
 
     return initial
 

@@ -19,7 +19,7 @@ from megas2s.data.mixture import Sampling
 from megas2s.engine import Local
 from megas2s.errors import BadConfig
 from megas2s.models.config import ModelConfig, Tying
-from megas2s.models.presets import PRESETS
+from megas2s.models.presets import preset
 from megas2s.spec import nearest, parse, plain, spec
 from megas2s.train.stage import Checkpoints, Log, Stage
 
@@ -41,12 +41,12 @@ class ModelChoice:
     init_std: float | None = None
 
     def __post_init__(self) -> None:
-        if self.preset is not None and self.preset not in PRESETS:
-            raise ValueError(f"unknown preset {self.preset!r}; {nearest(self.preset, PRESETS)}")
+        if self.preset is not None:
+            preset(self.preset, vocab_size=1)  # names the nearest one where there is none
 
     def config(self, *, vocab_size: int, pad_id: int, tying: Tying) -> ModelConfig:
         """The full shape, decoder included, for a vocabulary."""
-        values: dict[str, Any] = dict(PRESETS[self.preset]) if self.preset else {}
+        values = dataclasses.asdict(preset(self.preset, vocab_size=vocab_size)) if self.preset else {}
         values |= {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)

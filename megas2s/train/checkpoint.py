@@ -26,7 +26,7 @@ from megas2s import dist, files
 from megas2s.engine.base import Engine
 from megas2s.errors import BadCheckpoint
 from megas2s.models.config import ModelConfig
-from megas2s.models.weights import TensorFolder, WeightsReader, open_weights, save_tensors, save_weights
+from megas2s.models.weights import TensorFolder, WeightsReader, open_tensors, open_weights, save_tensors, save_weights
 from megas2s.train.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ def read(folder: Path) -> Saved:
         TrainState(**record["state"]),
         dict(record["counters"]),
         open_weights(folder / WEIGHTS),
-        TensorFolder(folder / OPTIMIZER),
+        open_tensors(folder / OPTIMIZER),
     )
 
 

@@ -1,0 +1,193 @@
+"""What the engine tests run, on one process or on real ranks: twenty steps of a tiny encoder-decoder, clipped at every step.
+
+    python program.py OUT local fp32              deepspeed --num_gpus 2 program.py OUT ds_configs/zero1.json fp32 ...
+
+Writes losses, gradient norms, the first step's gradients and a hash of the last weights for each (engine, precision,
+variant). Engines are built one after another in one process.
+"""
+
+import dataclasses
+import gc
+import hashlib
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from megas2s import dist, files
+from megas2s.engine import Local, Zero, make_engine
+from megas2s.engine.base import MOMENTS, Setup
+from megas2s.engine.optim import AdamW
+from megas2s.models.config import ModelConfig
+from megas2s.models.freezing import freeze
+from megas2s.models.transformer import build
+from megas2s.rng import torch_seed
+
+STEPS, RESUME_AT, ROWS, MICRO_BATCH = 20, 7, 8, 2
+CONFIG = ModelConfig(
+    vocab_size=256,
+    hidden_size=32,
+    num_heads=4,
+    ffn_size=64,
+    num_encoder_layers=2,
+    num_decoder_layers=2,
+    max_positions=32,
+    dropout=0.0,
+    tying="tied_to_decoder",
+)
+
+
+class Part(NamedTuple):
+    total: Tensor
+    weight: float
+    row_totals: Tensor
+
+
+class Reconstruction:
+    """The loss of `labels`, weighed twice so that the weighting is exercised; rows differ in their counts."""
+
+    def counts(self, batch):
+        real = (batch["labels"] != -100).sum(1).float()
+        return {"half": real, "other": real}
+
+    def loss(self, output, batch):
+        hidden = output.decoder_hidden
+        rows, columns, width = hidden.shape
+        found = output.decoder_vocabulary_loss(hidden.reshape(-1, width), batch["labels"].reshape(-1))
+        per_row = found.each.view(rows, columns).sum(1)
+        return {"half": Part(found.total, 0.5, per_row), "other": Part(found.total, 0.25, per_row)}
+
+
+def starting_weights() -> dict[str, Tensor]:
+    torch.manual_seed(5)
+    return {name: value.detach() + 0.02 * torch.randn(value.shape) for name, value in build(CONFIG).named_parameters()}
+
+
+def batches(step: int) -> list[dict[str, Tensor]]:
+    """This rank's micro-batches; the rows of a step are the same whatever the ranks."""
+    rank, world_size, _ = dist.place()
+    draw = torch.Generator().manual_seed(step)
+    source = torch.randint(5, 256, (ROWS, 16), generator=draw)
+    labels = torch.randint(5, 256, (ROWS, 12), generator=draw)
+    labels[0, 5:] = -100
+    found = []
+    for index in range(ROWS // world_size // MICRO_BATCH):
+        first = (index * world_size + rank) * MICRO_BATCH
+        rows = slice(first, first + MICRO_BATCH)
+        found.append(
+            {
+                "input_ids": source[rows],
+                "attention_mask": torch.ones_like(source[rows]),
+                "decoder_input_ids": labels[rows].clamp_min(0),
+                "labels": labels[rows],
+                "language": torch.arange(first, first + MICRO_BATCH) % 2,
+            }
+        )
+    return found
+
+
+def setup(precision: str, frozen: tuple[str, ...], initial) -> Setup:
+    def construct():
+        model = build(CONFIG)
+        freeze(model, frozen)
+        return model
+
+    return Setup(
+        build=construct,
+        initial=initial,
+        losses=Reconstruction(),
+        optimizer=AdamW(grad_clip=0.1, weight_decay=0.1),
+        precision=precision,
+        micro_batch=MICRO_BATCH,
+        micro_batches=ROWS // dist.place().world_size // MICRO_BATCH,
+        languages=2,
+        init_seed=1,
+        dropout_seed=lambda step, index, rank: torch_seed(1, "dropout", step, index, rank),
+    )
+
+
+class Trace:
+    """What one training leaves to compare."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.norms: list[float] = []
+        self.skipped = 0
+        self.gradients: dict[str, Tensor] = {}
+
+    def run(self, engine, first: int, stop: int) -> None:
+        for step in range(first, stop):
+            result = engine.train_step(batches(step), step=step, lr=1e-3)
+            sums = dist.sum_over_ranks(result.sums)[0].sum(0)
+            self.losses.append(float(sums[0] / sums[1]))
+            self.norms.append(result.grad_norm)
+            self.skipped += result.skipped
+            if step == 0:  # Adam's first moment is (1 - beta1) times the clipped gradient
+                self.gradients = {
+                    name.removeprefix("exp_avg."): value.clone() / 0.1
+                    for name, value in engine.moments()
+                    if name.startswith("exp_avg.")
+                }
+
+
+def train(spec: Local | Zero, precision: str, frozen: tuple[str, ...], *, resume: bool, trial: bool) -> dict:
+    start = starting_weights()
+    engine = make_engine(spec, setup(precision, frozen, start.__getitem__))
+    if trial:
+        untouched = engine.counters()
+        engine.train_step(batches(0), step=0, lr=0.0)
+        engine.load_moments(None, untouched)
+    trace = Trace()
+    trace.run(engine, 0, RESUME_AT if resume else STEPS)
+    if resume:
+        values = {name: value.clone() for name, value in engine.values()}
+        moments = {name: value.clone() for name, value in engine.moments()}
+        counters = engine.counters()
+        engine.close()
+        again = dataclasses.replace(setup(precision, frozen, values.__getitem__))
+        engine = make_engine(spec, again)
+        engine.load_moments(lambda kind, name: moments[f"{kind}.{name}"], counters)
+        trace.run(engine, RESUME_AT, STEPS)
+    heldout = dist.sum_over_ranks(engine.evaluate(batches(99)))[0].sum(0)
+    last = {name: value.clone() for name, value in engine.values()}
+    moving = {name.split(".", 1)[1] for name, _ in engine.moments()}
+    result = {
+        "losses": trace.losses,
+        "norms": trace.norms,
+        "skipped": trace.skipped,
+        "heldout": float(heldout[0] / heldout[1]),
+        "gradients": {name: value.flatten().tolist() for name, value in trace.gradients.items()},
+        "moved": sorted(name for name, value in last.items() if not torch.equal(value, start[name])),
+        "with_moments": sorted(moving),
+        "counters": engine.counters(),
+        "hash": hashlib.sha256(b"".join(last[name].cpu().numpy().tobytes() for name in sorted(last))).hexdigest(),
+    }
+    engine.close()
+    gc.collect()
+    return result
+
+
+VARIANTS = {
+    "plain": {"frozen": (), "resume": False, "trial": False},
+    "resumed": {"frozen": (), "resume": True, "trial": False},
+    "tried": {"frozen": (), "resume": False, "trial": True},
+    "frozen": {"frozen": ("encoder.*",), "resume": True, "trial": True},
+}
+
+
+def main() -> None:
+    out, engine, precision, *variants = [word for word in sys.argv[1:] if not word.startswith("--local_rank")]
+    torch.set_num_threads(1)
+    assert MOMENTS[0] == "exp_avg"
+    for config in engine.split(","):
+        spec = Local() if config == "local" else Zero(config=config)
+        for variant in variants or VARIANTS:
+            result = train(spec, precision, **VARIANTS[variant])
+            if dist.is_main():
+                files.write_json(Path(out) / f"{Path(config).stem}-{precision}-{variant}.json", result)
+
+
+if __name__ == "__main__":
+    main()
