@@ -1,4 +1,5 @@
 import json
+import resource
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ import torch
 from megas2s import files
 from megas2s.convert.export import export, shape
 from megas2s.convert.tensors import HubTensors
-from megas2s.errors import BadCheckpoint, BadConfig
+from megas2s.errors import BadCheckpoint, BadConfig, DiskTrouble
 from megas2s.models.weights import open_weights
 from megas2s.tokenizer.load import Tokenizer
 
@@ -68,6 +69,24 @@ def test_an_export_is_replaced(tmp_path, small, write_weights, stored):
         reader = write_weights(small(), tmp_path / name)
         export(reader, stored, tmp_path / "out", check=False, record={"from": name})
     assert files.verify(tmp_path / "out")["from"] == "second"
+
+
+@pytest.fixture
+def little_room():
+    """No file can grow beyond 20 kB, as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_leaves_the_earlier_export_whole(tmp_path, small, write_weights, stored, request):
+    reader = write_weights(small(), tmp_path / "weights")
+    export(reader, stored, tmp_path / "out", check=False)
+    request.getfixturevalue("little_room")
+    with pytest.raises(DiskTrouble, match=r"no room to write .*model\.safetensors"):
+        export(reader, stored, tmp_path / "out", check=False)
+    files.verify(tmp_path / "out")
 
 
 def test_a_model_that_computes_nonsense_is_not_published(tmp_path, small, write_weights, stored):
