@@ -9,7 +9,7 @@ from megas2s import cli
 def main() -> None:
     arguments = cli.recipe_parser(
         "Pretrain the stages of a recipe, one after another. The same command continues after any interruption."
-    ).parse_args()
+    ).parse_intermixed_args()  # overrides may stand before and after flags
 
     from megas2s.recipe import dump_recipe, load_recipe
 

@@ -7,32 +7,46 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import sys
+import time
 from collections.abc import Callable
+from typing import NoReturn
 
-from megas2s.errors import Refusal
+from megas2s.errors import BadConfig, Refusal
+from megas2s.place import Place, place
 
 INTERRUPTED = 130
+FIRST_SECONDS = 5.0  # launchers look after their processes about once a second
+OTHERS_SECONDS = 10.0
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    pass
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Refuse like everything else, so that of several ranks one speaks."""
+        raise BadConfig(f"{message}; {self.prog} --help lists what there is")
 
 
 def parser(description: str, *, epilog: str = "") -> argparse.ArgumentParser:
     """An argument parser that shows defaults and keeps the line breaks of its texts."""
-
-    class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-        pass
-
-    return argparse.ArgumentParser(description=description, epilog=epilog, formatter_class=Formatter)
+    return _Parser(description=description, epilog=epilog, formatter_class=_Formatter)
 
 
 def recipe_parser(description: str) -> argparse.ArgumentParser:
     """A parser for the scripts that run a recipe: the file, `key=value` overrides, --print-config and --dry-run."""
     arguments = parser(
         description,
-        epilog="overrides are dotted paths into the recipe: seed=3 stages.0.optimizer.lr=2e-4\n"
+        epilog="overrides are dotted paths into the recipe: seed=3 stages.0.schedule.lr=2e-4\n"
         "stages can be named instead of numbered: stages.mlm.steps=100",
     )
     arguments.add_argument("recipe", help="YAML file of the experiment, for example launch/recipes/two_stage.yaml")
-    arguments.add_argument("overrides", nargs="*", metavar="key=value", help="values that replace the recipe's")
+    arguments.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="values that replace the recipe's"
+    )
     arguments.add_argument("--print-config", action="store_true", help="print the resolved recipe as YAML and stop")
     arguments.add_argument("--dry-run", action="store_true", help="load, check and plan everything, train nothing")
     arguments.add_argument(
@@ -42,16 +56,37 @@ def recipe_parser(description: str) -> argparse.ArgumentParser:
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Run a script's `main` and exit: 0, its own code, or that of the Refusal it raised, whose sentence is printed."""
+    """Run a script's `main` and exit: 0, its own code, or that of the Refusal it raised, whose sentence is printed.
+
+    Of several ranks that fail alike, one speaks (see `_patience`); no rank's sentence is lost.
+    """
+    here = place()
     try:
         code = main() or 0
     except Refusal as refusal:
-        print(f"error: {refusal}", file=sys.stderr, flush=True)
+        time.sleep(_patience(here, refused=True))
+        who = f"rank {here.rank} on {socket.gethostname()}: " if here.rank else ""
+        print("\n".join(f"error: {who}{line}" for line in str(refusal).splitlines()), file=sys.stderr, flush=True)
         code = refusal.exit_code
     except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr, flush=True)
+        if here.rank == 0:
+            print("interrupted; the same command continues", file=sys.stderr, flush=True)
         code = INTERRUPTED
     except BrokenPipeError:  # the reader of our output has left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except Exception:
+        time.sleep(_patience(here, refused=False))
+        raise
     sys.exit(code)
+
+
+def _patience(here: Place, *, refused: bool) -> float:
+    """Seconds to be silent after a failure, in which the launcher ends this rank if another has failed before it.
+
+    Mistakes are mostly met by all ranks alike; rank 0 tells of them at once, and by leaving makes the launcher
+    end the others. What is no Refusal may only be the loss of a rank that has something to say, so rank 0 waits too.
+    """
+    if here.world_size == 1 or (here.rank == 0 and refused):
+        return 0.0
+    return OTHERS_SECONDS if here.rank else FIRST_SECONDS

@@ -1,0 +1,58 @@
+"""The door for errors: who speaks when several ranks fail, and when the others do."""
+
+from __future__ import annotations
+
+import pytest
+
+from megas2s import cli
+from megas2s.errors import BadConfig, BadData
+from megas2s.place import Place
+
+
+@pytest.fixture
+def ends(monkeypatch, capsys):
+    """Run a `main` that raises, on a rank; gives the exit code, what was printed, and for how long it was silent."""
+
+    def run(error, *, rank=0, world_size=1):
+        waits = []
+        monkeypatch.setattr(cli, "place", lambda: Place(rank, world_size, rank))
+        monkeypatch.setattr(cli.time, "sleep", waits.append)
+        monkeypatch.setattr(cli.socket, "gethostname", lambda: "node7")
+
+        def main():
+            raise error
+
+        with pytest.raises((SystemExit, type(error))) as ended:
+            cli.run(main)
+        return getattr(ended.value, "code", None), capsys.readouterr().err, sum(waits)
+
+    return run
+
+
+def test_a_refusal_is_its_sentence_and_its_code(ends):
+    assert ends(BadData("no text in a.txt; add some")) == (3, "error: no text in a.txt; add some\n", 0)
+
+
+def test_several_mistakes_are_a_line_each(ends):
+    code, printed, _ = ends(BadConfig("r.yaml: a: unknown key\nr.yaml: b: unknown key"))
+    assert code == 2
+    assert printed.splitlines() == ["error: r.yaml: a: unknown key", "error: r.yaml: b: unknown key"]
+
+
+def test_of_several_ranks_the_first_speaks_at_once_and_the_others_only_if_it_does_not_end_them(ends):
+    assert ends(BadData("gone"), rank=0, world_size=4) == (3, "error: gone\n", 0)
+    code, printed, silent = ends(BadData("gone"), rank=3, world_size=4)
+    assert (code, printed) == (3, "error: rank 3 on node7: gone\n")
+    assert silent == cli.OTHERS_SECONDS
+
+
+def test_the_loss_of_another_rank_waits_for_that_rank_s_own_words(ends):
+    lost = RuntimeError("Connection closed by peer")
+    assert ends(lost) == (None, "", 0)
+    assert ends(lost, rank=0, world_size=2) == (None, "", cli.FIRST_SECONDS)
+    assert ends(lost, rank=1, world_size=2) == (None, "", cli.OTHERS_SECONDS)
+
+
+def test_an_interruption_is_told_once(ends):
+    assert ends(KeyboardInterrupt(), rank=0, world_size=2) == (130, "interrupted; the same command continues\n", 0)
+    assert ends(KeyboardInterrupt(), rank=1, world_size=2) == (130, "", 0)
