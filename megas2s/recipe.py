@@ -64,6 +64,7 @@ class Recipe:
     run: str  # folder of the run
     seed: int = 17
     corpus: str  # folder written by tools/preprocess.py
+    verify_corpus: bool = True  # hash every shard before the first step; reads all of it, once per run
     ranks: int | None = None  # where given, the number of processes the launcher must have started
     model: ModelChoice
     sampling: Sampling = Sampling()

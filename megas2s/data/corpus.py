@@ -13,14 +13,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
-from megas2s.data.shards import ShardEntry, verify_shard
+from megas2s.data.shards import ShardEntry, check_size, verify_shard
 from megas2s.errors import BadConfig, BadData
 from megas2s.files import read_json, write_json
+
+log = logging.getLogger(__name__)
 
 FORMAT = "megas2s-corpus-1"
 MARKER = "corpus.json"
@@ -118,12 +121,43 @@ def write_corpus(
     return Corpus.open(folder)
 
 
+def check_sizes(corpus: Corpus) -> None:
+    """Raise BadData where a shard is missing or not as long as it was written; opens none."""
+    for entry in _all(corpus):
+        check_size(entry)
+
+
 def verify_corpus(corpus: Corpus) -> None:
     """Check every byte of every shard; raises BadData naming the first damaged file."""
-    with ThreadPoolExecutor() as pool:
-        for split in SPLITS:
-            for _ in pool.map(verify_shard, corpus.entries[split]):
-                pass
+    _verify(_all(corpus))
+
+
+def verify_changed(corpus: Corpus, memory: Path) -> None:
+    """As `verify_corpus`, but of shards that are as `memory`, a file written here, last saw them only the size."""
+    seen = {entry: f"{check_size(entry).st_mtime_ns} {entry.sha256}" for entry in _all(corpus)}
+    try:
+        known: dict[str, str] = read_json(memory)["shards"]
+    except (OSError, ValueError, KeyError, TypeError):
+        known = {}
+    changed = [entry for entry, facts in seen.items() if known.get(str(entry.path)) != facts]
+    if not changed:
+        return
+    log.info("reading %d shards, %.3g GB, once", len(changed), sum(entry.bytes for entry in changed) / 1e9)
+    _verify(changed)
+    write_json(memory, {"shards": {str(entry.path): facts for entry, facts in seen.items()}})
+
+
+def _all(corpus: Corpus) -> list[ShardEntry]:
+    return [entry for split in SPLITS for entry in corpus.entries[split]]
+
+
+def _verify(entries: Sequence[ShardEntry]) -> None:
+    pool = ThreadPoolExecutor()  # hashing lets go of the interpreter
+    try:
+        for _ in pool.map(verify_shard, entries):
+            pass
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _plain(folder: Path, entry: ShardEntry) -> dict[str, Any]:

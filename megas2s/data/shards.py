@@ -65,7 +65,7 @@ class Shard(NamedTuple):
     @classmethod
     def open(cls, entry: ShardEntry) -> Shard:
         """Map a shard after checking its size, layout, language and tokenizer; raises BadData naming the file."""
-        _check_size(entry)
+        check_size(entry)
         try:
             with pa.memory_map(str(entry.path)) as file:
                 whole = file.read_buffer()
@@ -144,6 +144,16 @@ def entry_of(path: Path, documents: int, tokens: int, meta: ShardMeta) -> ShardE
     )
 
 
+def check_size(entry: ShardEntry) -> os.stat_result:
+    """What the file system says of a shard; raises BadData where the file is not as long as it was written."""
+    try:
+        found = entry.path.stat()
+    except FileNotFoundError:
+        raise BadData(f"{entry.path} is missing; restore it from a copy or preprocess again") from None
+    _require(found.st_size == entry.bytes, entry, f"it has {found.st_size} bytes")
+    return found
+
+
 def verify_shard(entry: ShardEntry) -> None:
     """Check every byte of a shard: its SHA-256, its offsets, and that each document ends in the separator."""
     shard = Shard.open(entry)
@@ -171,14 +181,6 @@ def _lay_out(path: Path, lengths: np.ndarray, dtype: np.dtype[np.unsignedinteger
         whole = source.read_buffer()
         placed = pa.ipc.open_file(pa.BufferReader(whole)).get_batch(0).column(0).buffers()[3]
         return int(placed.address - whole.address)
-
-
-def _check_size(entry: ShardEntry) -> None:
-    try:
-        found = entry.path.stat().st_size
-    except FileNotFoundError:
-        raise BadData(f"{entry.path} is missing; restore it from a copy or preprocess again") from None
-    _require(found == entry.bytes, entry, f"it has {found} bytes")
 
 
 def _meta(schema: pa.Schema, path: Path) -> ShardMeta:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import numpy as np
 import pytest
 
-from megas2s.data.corpus import Corpus, verify_corpus, write_corpus
+from megas2s.data import corpus as corpus_module
+from megas2s.data.corpus import Corpus, check_sizes, verify_changed, verify_corpus, write_corpus
 from megas2s.data.shards import Shard, ShardMeta, write_shard
 from megas2s.errors import BadConfig, BadData
 
@@ -91,10 +93,50 @@ def test_a_language_without_documents_is_refused(corpus):
         corpus.shards("heldout", language="sw")
 
 
-def test_verification_names_an_altered_shard(corpus):
-    path = corpus.shards()[1].path
+def alter(path):
+    """Flip one bit among the ids, as a bad disk or copy does."""
     content = bytearray(path.read_bytes())
     content[-len(content) // 2] ^= 1
     path.write_bytes(content)
+
+
+def test_verification_names_an_altered_shard(corpus):
+    alter(corpus.shards()[1].path)
     with pytest.raises(BadData, match=r"en/text-00000\.arrow is truncated or altered"):
         verify_corpus(corpus)
+
+
+def test_a_shard_of_another_size_is_found_without_opening_any(corpus):
+    check_sizes(corpus)
+    path = corpus.shards("heldout")[0].path
+    os.truncate(path, path.stat().st_size - 8)
+    with pytest.raises(BadData, match=r"heldout/en/text-00000\.arrow is truncated or altered: it has \d+ bytes"):
+        check_sizes(corpus)
+    path.unlink()
+    with pytest.raises(BadData, match=r"heldout/en/text-00000\.arrow is missing"):
+        check_sizes(corpus)
+
+
+def test_shards_are_read_once_and_again_only_when_they_change(corpus, tmp_path, monkeypatch):
+    read = []
+    verify_shard = corpus_module.verify_shard
+    monkeypatch.setattr(corpus_module, "verify_shard", lambda entry: (read.append(entry), verify_shard(entry)))
+    memory = tmp_path / "verified.json"
+    verify_changed(corpus, memory)
+    assert len(read) == 3
+    verify_changed(corpus, memory)
+    assert len(read) == 3
+    changed = corpus.shards()[0]
+    changed.path.write_bytes(changed.path.read_bytes())
+    verify_changed(corpus, memory)
+    assert read[3:] == [changed]
+    memory.write_text("{")
+    verify_changed(corpus, memory)
+    assert len(read) == 7
+
+
+def test_an_altered_shard_is_not_remembered_as_sound(corpus, tmp_path):
+    alter(corpus.shards()[1].path)
+    for _ in range(2):
+        with pytest.raises(BadData, match=r"en/text-00000\.arrow is truncated or altered"):
+            verify_changed(corpus, tmp_path / "verified.json")
