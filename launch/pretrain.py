@@ -18,11 +18,14 @@ def main() -> None:
         print(dump_recipe(recipe), end="")
         return
 
-    from megas2s.pretrain import dry_run, pretrain
-
     if arguments.dry_run:
+        from megas2s.prepare import dry_run
+
         print(dry_run(recipe))
         return
+
+    from megas2s.pretrain import pretrain
+
     if pretrain(recipe):
         # Engines leave memory behind, so the next stage begins in this process made new: same id, same environment.
         sys.stdout.flush()

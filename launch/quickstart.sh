@@ -14,7 +14,7 @@ step "tokenizer: SentencePiece with byte fallback, 14 languages -> tokenizers/sa
 python tools/train_tokenizer.py --input launch/sample_corpus --output tokenizers/sample --vocab-size 8192
 
 step "corpus: Arrow shards, one folder per language -> corpora/sample"
-python tools/preprocess.py --input launch/sample_corpus --tokenizer tokenizers/sample --output corpora/sample --held-out 0.1
+python tools/preprocess.py --input launch/sample_corpus --tokenizer tokenizers/sample --output corpora/sample --held-out 0.2
 
 step "pretraining: encoder (MLM), then encoder-decoder with the encoder frozen, then unfrozen -> runs/sample"
 if python -c 'import torch; raise SystemExit(not torch.cuda.is_available())'; then

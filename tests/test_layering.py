@@ -15,6 +15,7 @@ LAYERS = [
     {"engine"},
     {"train"},
     {"recipe"},
+    {"prepare"},
     {"pretrain"},
 ]
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}

@@ -41,7 +41,7 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     asked = arguments()
     from megas2s.errors import BadConfig
-    from megas2s.pretrain import model_config
+    from megas2s.prepare import model_config
     from megas2s.recipe import dump_recipe, load_recipe
     from megas2s.spec import nearest
     from megas2s.train.ledger import PEAKS, device, work_of

@@ -92,6 +92,9 @@ class Engine(Protocol):
     def evaluate(self, batches: Sequence[Batch]) -> Tensor:
         """`Sums` of this rank's rows, without dropout and without gradients."""
 
+    def predict(self, batch: Batch) -> Tensor:
+        """The most likely token at every label of one batch: (B, K)."""
+
     def values(self) -> Iterator[tuple[str, Tensor]]:
         """Every parameter under its canonical name, full and in fp32, one at a time, on every rank.
 
@@ -110,9 +113,6 @@ class Engine(Protocol):
         None stands for zeros: the state before the first step.
         """
 
-    def module(self) -> nn.Module:
-        """The model itself, for generation and inspection on one device."""
-
     def close(self) -> None:
         """Give back what the engine holds."""
 
@@ -130,12 +130,25 @@ class TrainedModel(nn.Module):
         self.losses = losses
         self.part_weights: dict[str, float] = {}
 
-    def forward(self, batch: Batch, divisors: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss to minimise (scalar) and the row totals (B,) of each part."""
+    def forward(self, batch: Batch, divisors: Mapping[str, Tensor] | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss to minimise (scalar) and each part's row totals (B,); `predictions` where there are no divisors."""
+        if divisors is None:
+            return self.predictions(batch), {}
         parts = self.losses.loss(self.model(batch), batch)
         self.part_weights = {name: part.weight for name, part in parts.items()}
         terms = [part.weight * part.total / divisors[name] for name, part in parts.items()]
         return torch.stack(terms).sum(), {name: part.row_totals for name, part in parts.items()}
+
+    def predictions(self, batch: Batch) -> Tensor:
+        """The most likely token at every label: (B, K), one row of logits at a time."""
+        output = self.model(batch)
+        if "masked_positions" in batch:
+            places = batch["masked_positions"].unsqueeze(-1).expand(-1, -1, output.encoder_hidden.shape[-1])
+            hidden = output.encoder_hidden.gather(1, places)
+        else:
+            hidden = output.decoder_hidden
+        rows = [self.model.logits(row).argmax(-1) for row in hidden]  # type: ignore[operator]
+        return torch.stack(rows)
 
 
 class Sums:

@@ -27,8 +27,8 @@ OWNED = {
 }
 
 
-def read_ds_config(path: str) -> dict[str, Any]:
-    """The knobs in `path`; raises BadConfig for a missing file, bad JSON or a key that the recipe owns."""
+def read_ds_config(path: str, *, precision: str = "bf16") -> dict[str, Any]:
+    """The knobs in `path`; raises BadConfig for a missing file, bad JSON or what cannot work with the recipe."""
     try:
         knobs = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -44,6 +44,9 @@ def read_ds_config(path: str) -> dict[str, Any]:
         raise BadConfig(
             f"{path}: ZeRO-{zero_stage(knobs)} cannot run in a pipeline; use ZeRO-1 there or remove 'pipeline'"
         )
+    if precision == "fp16" and zero_stage(knobs) == 0:
+        # DeepSpeed 0.19.8 divides the gradients of ZeRO-0 by a loss scale that it never multiplied the loss with.
+        raise BadConfig(f"{path}: fp16 does not train under ZeRO-0; use ds_configs/zero1.json, or precision: bf16")
     return knobs
 
 

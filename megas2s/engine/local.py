@@ -79,6 +79,13 @@ class LocalEngine:
             sums.add(batch, self._trained(batch, ones)[1], counts)
         return sums.tensor()
 
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> Tensor:
+        """The most likely token at every label."""
+        self._trained.eval()
+        best: Tensor = self._trained(to_device(batch, self._device), None)[0]
+        return best
+
     def values(self) -> Iterator[tuple[str, Tensor]]:
         """Parameters in fp32; the frozen ones as they were loaded."""
         for name, parameter in self._model.named_parameters():
@@ -110,10 +117,6 @@ class LocalEngine:
             step_device = self._device if self._device.type == "cuda" else torch.device("cpu")
             step = torch.tensor(counters["optimizer_step"], dtype=torch.float32, device=step_device)
             self._optimizer.state[master] = {"step": step, **restored}
-
-    def module(self) -> nn.Module:
-        """The model."""
-        return self._model
 
     def close(self) -> None:
         """Nothing is held beyond the process's own memory."""

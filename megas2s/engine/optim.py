@@ -49,9 +49,8 @@ def parameter_groups(parameters: Iterable[tuple[str, nn.Parameter]], spec: AdamW
 
 
 def adamw(groups: list[dict[str, Any]], spec: AdamW) -> torch.optim.AdamW:
-    """torch's AdamW; fused kernels on a GPU. The learning rate is set before every step (`set_lr`)."""
-    on_gpu = groups[0]["params"][0].is_cuda
-    return torch.optim.AdamW(groups, lr=0.0, betas=(spec.beta1, spec.beta2), eps=spec.eps, fused=on_gpu or None)
+    """torch's AdamW in one fused pass over memory. The learning rate is set before every step (`set_lr`)."""
+    return torch.optim.AdamW(groups, lr=0.0, betas=(spec.beta1, spec.beta2), eps=spec.eps, fused=True)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -62,7 +62,7 @@ class ZeroEngine:
     """A DeepSpeed engine for one stage of a recipe."""
 
     def __init__(self, setup: Setup, config_path: str) -> None:
-        knobs = read_ds_config(config_path)
+        knobs = read_ds_config(config_path, precision=setup.precision)
         join()
         self._setup = setup
         self._place = dist.place()
@@ -124,6 +124,13 @@ class ZeroEngine:
             sums.add(batch, self._engine(batch, ones)[1], counts)
         return sums.tensor()
 
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> Tensor:
+        """The most likely token at every label; every rank passes a batch of its own."""
+        self._engine.eval()
+        best: Tensor = self._engine(to_device(batch, self._device), None)[0]
+        return best
+
     def values(self) -> Iterator[tuple[str, Tensor]]:
         """Every parameter in fp32, gathered one at a time onto every rank; the frozen ones as they were loaded."""
         for name, parameter in self._parameters.items():
@@ -149,7 +156,7 @@ class ZeroEngine:
     def counters(self) -> dict[str, float]:
         """Adam's step and, in fp16, the state of the loss scale."""
         counters = {"optimizer_step": zero_state.optimizer_step(self._engine)}
-        scaler = _loss_scaler(self._engine, self._setup.precision)
+        scaler = getattr(self._engine.optimizer, "loss_scaler", None) if self._setup.precision == "fp16" else None
         return counters | {name: float(getattr(scaler, name)) for name in _scale_names(scaler)}
 
     def load_moments(self, moments: Callable[[str, str], Tensor] | None, counters: Mapping[str, float]) -> None:
@@ -159,15 +166,10 @@ class ZeroEngine:
             if parameter.requires_grad and moments is not None:
                 for kind in MOMENTS:
                     zero_state.write(self._engine, parameter, moments(kind, name).to(self._device), kind)
-        scaler = _loss_scaler(self._engine, self._setup.precision)
+        scaler = getattr(self._engine.optimizer, "loss_scaler", None) if self._setup.precision == "fp16" else None
         for name in _scale_names(scaler):
             if name in counters:
                 setattr(scaler, name, type(getattr(scaler, name))(counters[name]))
-
-    def module(self) -> nn.Module:
-        """The model; under ZeRO-3 its parameters are scattered outside a forward pass."""
-        module: nn.Module = self._engine.module.model
-        return module
 
     def close(self) -> None:
         """Take DeepSpeed's hooks off the model and free its buffers."""
@@ -223,13 +225,6 @@ def _gathered(parameter: nn.Parameter, modifier_rank: int | None = None) -> cont
         [parameter], modifier_rank=modifier_rank
     )
     return gathered
-
-
-def _loss_scaler(engine: Any, precision: str) -> Any:
-    """The object that holds fp16's dynamic loss scale; the ZeRO-0 wrapper holds it itself."""
-    if precision != "fp16":
-        return None
-    return getattr(engine.optimizer, "loss_scaler", None) or engine.optimizer
 
 
 def _scale_names(scaler: Any) -> list[str]:

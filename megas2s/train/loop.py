@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from megas2s.engine.base import Batch, Engine
 from megas2s.models.config import ModelConfig
 from megas2s.train import checkpoint
 from megas2s.train.metrics import MetricsLog, console_line, losses_from
+from megas2s.train.samples import reconstructions
 from megas2s.train.schedule import Schedule
 from megas2s.train.stage import Checkpoints, Log
 from megas2s.train.state import TrainState, every
@@ -39,7 +41,7 @@ class Training:
     batches_from: Callable[[int], Iterator[Sequence[Batch]]]  # this rank's micro-batches, from any step
     waited: Callable[[], float]  # seconds spent waiting for batches so far
     heldout: Sequence[Batch]  # this rank's held-out batches, the same number on every rank
-    samples: Callable[[Engine], str] | None  # a text of reconstructions; collective
+    decode: Callable[[np.ndarray], str]  # ids to text, special tokens written by name
     tokens_per_step: int  # raw tokens over all ranks
     flops_per_step: float  # over all ranks
     peak_flops: float | None  # of one rank's device
@@ -61,13 +63,13 @@ def train(run: Training, state: TrainState, saved: checkpoint.Saved | None, *, t
             window.report(state, lr)
         if every(run.log.evaluate_every, state.step) or state.step == run.steps:
             evaluate(run, state)
-        if run.samples is not None and (every(run.log.samples_every, state.step) or state.step == run.steps):
+        if every(run.log.samples_every, state.step) or state.step == run.steps:
             show_samples(run, state)
         if every(run.checkpoints.every, state.step) and state.step < run.steps:
             save(run, state)
         if state.step == run.steps:
             break
-    checkpoint.save_final(run.folder, run.engine, state, run.config, run.metadata)
+    checkpoint.save_final(run.folder, run.engine, state, run.config, run.metadata, binding=run.binding)
     return state
 
 
@@ -96,10 +98,11 @@ def evaluate(run: Training, state: TrainState) -> None:
 
 
 def show_samples(run: Training, state: TrainState) -> None:
-    """What the model makes of a few held-out examples, as text."""
-    assert run.samples is not None
-    text = run.samples(run.engine)
-    run.metrics.text("samples", state.step, text)
+    """What the model makes of a few held-out examples: a text file, and the same text in TensorBoard."""
+    if not run.log.samples_every or not run.heldout:
+        return
+    text = reconstructions(run.engine, run.heldout, run.decode)
+    run.metrics.text("reconstructions", state.step, text)
 
 
 def save(run: Training, state: TrainState) -> None:

@@ -45,6 +45,7 @@ class MetricsLog:
 
     def __init__(self, run: Path, stage: str, *, resumed_at: int, tensorboard: bool) -> None:
         self._stage = stage
+        self._run = run
         self._jsonl = run / "metrics.jsonl"
         self._board: SummaryWriter | None = None
         self._speaks = dist.is_main()
@@ -67,7 +68,9 @@ class MetricsLog:
                 self._board.add_scalar(f"{kind}/{name}", value, step)
 
     def text(self, name: str, step: int, text: str) -> None:
-        """Show a text in TensorBoard."""
+        """Keep a text in the run's `samples` folder and show it in TensorBoard."""
+        if self._speaks:
+            files.write_text(self._run / "samples" / f"{self._stage}_{step:08d}.md", text + "\n")
         if self._board is not None:
             self._board.add_text(name, text, step)
 

@@ -1,0 +1,192 @@
+"""From a recipe's stage to everything that can be read and checked before a model is built.
+
+A plan, a dry run and a launch all begin here, so a mistake is found on the login node in seconds, in the same words.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+
+from megas2s import dist, files
+from megas2s.data.corpus import Corpus, check_sizes
+from megas2s.engine import Zero
+from megas2s.engine.ds_config import read_ds_config
+from megas2s.errors import BadConfig
+from megas2s.models.config import ModelConfig, Tying
+from megas2s.models.freezing import count_by_part
+from megas2s.models.parameters import parameter_shapes
+from megas2s.models.weights import open_weights, start_from
+from megas2s.recipe import Recipe
+from megas2s.spec import plain
+from megas2s.tokenizer.load import Tokenizer
+from megas2s.tokenizer.vocab import Vocabulary
+from megas2s.train import checkpoint
+from megas2s.train.assemble import (
+    StageData,
+    check_positions,
+    check_tokenizer,
+    flat,
+    init_folder,
+    stage_data,
+    stage_frozen,
+)
+from megas2s.train.flops import step_flops
+from megas2s.train.ledger import step_size
+from megas2s.train.stage import Stage
+from megas2s.train.state import TrainState
+
+
+class Prepared(NamedTuple):
+    """A stage, checked and read, before any model is built."""
+
+    stage: Stage
+    config: ModelConfig
+    frozen: set[str]
+    data: StageData
+    micro_batch: int
+
+
+def open_corpus(recipe: Recipe) -> tuple[Corpus, Tokenizer]:
+    """The recipe's corpus and the tokenizer beside it, checked against each other."""
+    corpus = Corpus.open(Path(recipe.corpus))
+    tokenizer = Tokenizer.load(corpus.tokenizer_folder)
+    check_tokenizer(corpus, tokenizer.vocabulary)
+    return corpus, tokenizer
+
+
+def prepare(recipe: Recipe, stage: Stage, corpus: Corpus, vocabulary: Vocabulary, *, world_size: int) -> Prepared:
+    """Check everything about a stage that can be checked without building its model."""
+    config = model_config(recipe, stage, vocabulary)
+    data = stage_data(stage, corpus, vocabulary, recipe.sampling, seed=recipe.seed)
+    check_positions(stage, data.columns, config)
+    if isinstance(stage.engine, Zero):
+        read_ds_config(stage.engine.config, precision=stage.precision)  # a mistake in it is found on the login node
+    return Prepared(stage, config, stage_frozen(stage, config), data, stage.micro_batch_rows(world_size))
+
+
+def model_config(recipe: Recipe, stage: Stage, vocabulary: Vocabulary) -> ModelConfig:
+    """The shape of the model that a stage trains."""
+    config = recipe.model.config(vocab_size=vocabulary.size, pad_id=vocabulary.pad, tying=tying(recipe, stage))
+    if stage.objective.architecture == "encoder":
+        return config.encoder_only()
+    if not config.is_seq2seq:
+        raise BadConfig(
+            f"stage {stage.name!r}: objective {stage.objective.name!r} needs a decoder, and the model has "
+            "num_decoder_layers 0; give it some"
+        )
+    return config
+
+
+def tying(recipe: Recipe, stage: Stage) -> Tying:
+    """Which embedding matrices are one in a stage: as it says, else as in what it starts from, else all."""
+    if stage.decoder is not None:
+        return stage.decoder.tying
+    if stage.objective.architecture == "encoder" or stage.init is None:
+        return "tied"
+    before: Callable[[], Tying]
+    if stage.init in [other.name for other in recipe.stages]:
+        earlier = recipe.stage(stage.init)
+        has_decoder, before = earlier.objective.architecture == "seq2seq", functools.partial(tying, recipe, earlier)
+    else:
+        config = open_weights(Path(stage.init)).config
+        has_decoder, before = config.is_seq2seq, lambda: config.tying
+    if not has_decoder:
+        raise BadConfig(
+            f"stage {stage.name!r} attaches a decoder to the encoder of {stage.init!r}; "
+            "say how it begins, for example decoder: {tying: tied_to_decoder, embeddings: copied}"
+        )
+    return before()
+
+
+def starting_weights(recipe: Recipe, prepared: Prepared) -> Callable[[str], Tensor | None]:
+    """Where each parameter of a stage begins: a function from its name to a tensor, or None for a random start."""
+    stage = prepared.stage
+    folder = init_folder(stage.init, Path(recipe.run), [other.name for other in recipe.stages])
+    if folder is None:
+        return lambda name: None
+    if folder.parent.parent == Path(recipe.run) or files.is_published(folder):
+        files.verify(folder)
+    reader = open_weights(folder)
+    embeddings = "copied" if stage.decoder is None else stage.decoder.embeddings
+    sources = start_from(reader.config, prepared.config, part=stage.part, decoder_embeddings=embeddings)
+    shapes = parameter_shapes(prepared.config)
+
+    def initial(name: str) -> Tensor | None:
+        source = sources[name]
+        # A longer table of positions is cut to the rows that this model has.
+        return None if source is None else reader.tensor(source)[: shapes[name][0]].float()
+
+    return initial
+
+
+def bound(recipe: Recipe, prepared: Prepared, corpus: Corpus) -> dict[str, str]:
+    """What must not change between the parts of an interrupted stage. Where it runs and how often it reports may."""
+    stage = plain(Stage, prepared.stage)
+    for free in ("engine", "micro_batch", "activation_checkpointing", "compile"):
+        del stage[free]
+    return flat(
+        {
+            "seed": recipe.seed,
+            "corpus": corpus.digest,
+            "tokenizer": corpus.fingerprint,
+            "model": dataclasses.asdict(prepared.config),
+            "sampling": dataclasses.asdict(recipe.sampling),
+            "stage": stage,
+        }
+    )
+
+
+def flops_per_step(prepared: Prepared) -> float:
+    """Model FLOPs of one optimizer step over all ranks."""
+    size = step_size(prepared.stage.objective, prepared.data.shape, rows=prepared.stage.rows)
+    return step_flops(parameter_shapes(prepared.config), size, frozen=prepared.frozen)
+
+
+def announcement(prepared: Prepared, state: TrainState) -> list[str]:
+    """What a stage says of itself when it begins: size, shape, and what trains."""
+    stage, columns = prepared.stage, prepared.data.columns
+    where = f"from step {state.step}" if state.step else "from its beginning"
+    wide = f"{columns.source} and {columns.target}" if columns.target else f"{columns.source}"
+    parts = count_by_part(prepared.config, prepared.frozen).items()
+    return [
+        f"stage {stage.name} ({stage.objective.name}), {stage.total_steps} steps, {where}",
+        f"  {stage.rows} rows a step, windows of {prepared.data.window} tokens, rows of {wide} columns, "
+        + ("all full" if columns.full else "padded"),
+        *(f"  {part:<10} {count.trainable:>13,} trainable {count.frozen:>13,} frozen" for part, count in parts),
+    ]
+
+
+def dry_run(recipe: Recipe) -> str:
+    """Load and check everything that a launch on these ranks would, train nothing; returns the plan as text."""
+    world_size = dist.place().world_size
+    recipe.check_ranks(world_size)
+    corpus, tokenizer = open_corpus(recipe)
+    vocabulary = tokenizer.vocabulary
+    check_sizes(corpus)
+    lines = [f"run {recipe.run}, corpus {recipe.corpus} ({corpus.digest}), vocabulary {vocabulary.size}"]
+    for stage in recipe.stages:
+        prepared = prepare(recipe, stage, corpus, vocabulary, world_size=world_size)
+        lines += _plan(prepared, recipe.folder(stage))
+    return "\n".join(lines)
+
+
+def _plan(prepared: Prepared, folder: Path) -> list[str]:
+    stage, data = prepared.stage, prepared.data
+    trainable = sum(count.trainable for count in count_by_part(prepared.config, prepared.frozen).values())
+    frozen = sum(count.frozen for count in count_by_part(prepared.config, prepared.frozen).values())
+    state = "complete" if checkpoint.is_complete(folder) else f"{len(checkpoint.published(folder))} checkpoints"
+    shares = ", ".join(
+        f"{unit.name} {share / sum(data.shares):.1%}" for unit, share in zip(data.units, data.shares, strict=True)
+    )
+    return [
+        f"stage {stage.name}: {stage.objective.name}, {stage.total_steps} steps of {stage.rows} rows, {state}",
+        f"  windows of {data.window} tokens; {trainable:,} trainable and {frozen:,} frozen parameters",
+        f"  {prepared.micro_batch} rows per rank and pass; {flops_per_step(prepared):.3g} FLOPs per step",
+        f"  shares {shares}",
+    ]
