@@ -84,7 +84,13 @@ def save(
 
 
 def save_final(
-    stage_folder: Path, engine: Engine, state: TrainState, config: ModelConfig, metadata: Mapping[str, str]
+    stage_folder: Path,
+    engine: Engine,
+    state: TrainState,
+    config: ModelConfig,
+    metadata: Mapping[str, str],
+    *,
+    binding: Mapping[str, str],
 ) -> None:
     """Write the weights a stage ends with; once they are published the stage is complete. Collective."""
     folder = stage_folder / WEIGHTS
@@ -94,7 +100,8 @@ def save_final(
     with files.disk_trouble(folder):
         _write_collectively(temporary, engine, config, metadata)
         if dist.is_main():
-            files.publish(temporary, folder, {"kind": "weights", "step": state.step, "tokens": state.tokens})
+            facts = {"kind": "weights", "step": state.step, "tokens": state.tokens, "binding": dict(binding)}
+            files.publish(temporary, folder, facts)
     dist.barrier()
 
 
@@ -148,13 +155,17 @@ def read(folder: Path) -> Saved:
 
 def check_binding(saved: Saved, binding: Mapping[str, str]) -> None:
     """Refuse a checkpoint that another recipe, corpus or tokenizer made, naming the first difference."""
-    made: dict[str, str] = files.read_json(saved.folder / STATE)["binding"]
-    for key in sorted(made.keys() | binding.keys()):
-        if made.get(key) != binding.get(key):
-            raise BadCheckpoint(
-                f"{saved.folder} belongs to another recipe: {key} was {made.get(key, 'absent')} and is now "
-                f"{binding.get(key, 'absent')}; put it back, or choose another run folder"
-            )
+    _refuse_other(saved.folder, files.read_json(saved.folder / STATE)["binding"], binding)
+
+
+def check_complete(stage_folder: Path, binding: Mapping[str, str]) -> None:
+    """Refuse a complete stage that another recipe, corpus or tokenizer made: it would pass for this one's."""
+    weights = stage_folder / WEIGHTS
+    try:
+        made: dict[str, str] = files.read_json(weights / files.MANIFEST)["binding"]
+    except (ValueError, KeyError, TypeError):
+        raise BadCheckpoint(f"{weights / files.MANIFEST} is damaged; restore it from a copy") from None
+    _refuse_other(weights, made, binding)
 
 
 def retain(stage_folder: Path, *, keep_last: int, keep_every: int) -> None:
@@ -167,6 +178,15 @@ def retain(stage_folder: Path, *, keep_last: int, keep_every: int) -> None:
     for leftover in (stage_folder / "checkpoints").glob("*"):
         if leftover.is_dir() and not files.is_published(leftover):
             shutil.rmtree(leftover)
+
+
+def _refuse_other(folder: Path, made: Mapping[str, str], binding: Mapping[str, str]) -> None:
+    for key in sorted(made.keys() | binding.keys()):
+        if made.get(key) != binding.get(key):
+            raise BadCheckpoint(
+                f"{folder} belongs to another recipe: {key} was {made.get(key, 'absent')} and is now "
+                f"{binding.get(key, 'absent')}; put it back, or choose another run folder"
+            )
 
 
 def _write_collectively(folder: Path, engine: Engine, config: ModelConfig, metadata: Mapping[str, str]) -> None:

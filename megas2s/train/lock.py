@@ -22,7 +22,8 @@ def hold(run: Path) -> None:
 
     A process that re-executes itself keeps its process id and start time, and with them its lock.
     """
-    run.mkdir(parents=True, exist_ok=True)
+    with files.disk_trouble(run):
+        run.mkdir(parents=True, exist_ok=True)
     path = run / LOCK
     mine = _identity(os.getpid())
     content = json.dumps(mine).encode()
