@@ -1,10 +1,18 @@
 # Make or reuse the Python environment in .venv and activate it; sourced by quickstart.sh and tests/run.sh.
-# MEGAS2S_VENV names another folder. torch is installed first and by itself: a machine that has its own build of it (a
-# local wheel, an extra index) decides which one; an open range would replace it by the newest.
+#
+# MEGAS2S_VENV names another folder, or `active`: the environment that is active now, taken as it is (a container, conda).
+# torch is installed first and by itself: a machine that has its own build of it (a local wheel, an extra index) decides
+# which one; an open range would replace it by the newest.
 
 environment() {
   local venv=${MEGAS2S_VENV:-.venv} python stamp
-  stamp=$(cat pyproject.toml | sha256sum | cut -d' ' -f1)
+  if [ "$venv" = active ]; then
+    python -c 'import megas2s' || {
+      echo "error: megas2s is not installed in the active environment; run: pip install -e '.[dev]'" >&2
+      return 2
+    }
+    return 0
+  fi
   if [ ! -x "$venv/bin/python" ]; then
     for python in python3.12 python3.11 python3 none; do
       if [ "$python" = none ]; then
@@ -18,6 +26,7 @@ environment() {
   fi
   # shellcheck disable=SC1091
   . "$venv/bin/activate"
+  stamp=$(sha256sum pyproject.toml | cut -d' ' -f1)
   if [ "$(cat "$venv/.megas2s" 2>/dev/null)" != "$stamp" ]; then
     command -v g++ >/dev/null || {
       echo "error: a C++ compiler (g++) is needed: DeepSpeed compiles small extensions on first use" >&2

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # From raw text to two Hugging Face models in one call, on whatever is here: all GPUs, or two CPU ranks.
 #
-#   bash launch/quickstart.sh
+#   bash launch/quickstart.sh [key=value ...]
 #
-# Each step skips what an earlier call has finished.
+# Each step skips what an earlier call has finished. Overrides go to the recipe.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . launch/environment.sh
@@ -18,10 +18,10 @@ python tools/preprocess.py --input launch/sample_corpus --tokenizer tokenizers/s
 
 step "pretraining: encoder (MLM), then encoder-decoder with the encoder frozen, then unfrozen -> runs/sample"
 if python -c 'import torch; raise SystemExit(not torch.cuda.is_available())'; then
-  deepspeed launch/pretrain.py launch/recipes/sample.yaml
+  deepspeed launch/pretrain.py launch/recipes/sample.yaml "$@"
 else
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-  deepspeed --num_gpus 2 launch/pretrain.py launch/recipes/sample.yaml # two CPU ranks over gloo
+  deepspeed --num_gpus 2 launch/pretrain.py launch/recipes/sample.yaml "$@" # two CPU ranks over gloo
 fi
 
 step "export: Hugging Face folders -> exports/sample_encoder, exports/sample_seq2seq"

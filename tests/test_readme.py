@@ -1,0 +1,103 @@
+"""The README keeps its word: its tree is the tree, its commands exist, its first command does what it says."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from megas2s.recipe import load_recipe
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+TREE = README.split("## Where everything lives")[1].split("```")[1]
+
+
+def named_in_tree() -> set[str]:
+    """Every path that the tree names, relative to the root."""
+    found, parent = set(), ""
+    for line in TREE.strip().splitlines():
+        indented = line.startswith("  ")
+        words = re.split(r"\s{2,}", line.strip())[0].split()
+        if not indented:
+            parent = words[0].split("/")[0] + "/"
+        for word in words:
+            path = (parent + word if indented else word).split("*")[0].rstrip("/")
+            found.add(path)
+    return found
+
+
+def test_everything_the_tree_names_exists():
+    missing = sorted(path for path in named_in_tree() if not (ROOT / path).exists())
+    assert not missing
+
+
+@pytest.mark.parametrize("folder", ["launch", "tools", "megas2s"])
+def test_the_tree_names_everything(folder: str):
+    present = {f"{folder}/{path.name}" for path in (ROOT / folder).iterdir() if not path.name.startswith(("_", "."))}
+    assert present - named_in_tree() <= {"tools/benchmarks"}
+
+
+def test_the_recipe_table_is_the_folder():
+    table = set(re.findall(r"^\| `(\w+\.yaml)` \|", README, re.M))
+    assert table == {path.name for path in (ROOT / "launch" / "recipes").glob("*.yaml")}
+
+
+def commands() -> list[list[str]]:
+    """The shell commands of the README that run a script of ours, as words."""
+    blocks = re.findall(r"```bash\n(.*?)```", README, re.S)
+    lines = [line.split("  #")[0] for block in blocks for line in block.splitlines()]
+    return [shlex.split(line) for line in lines if re.match(r"(python|deepspeed) ", line)]
+
+
+@pytest.mark.parametrize("command", commands(), ids=" ".join)
+def test_a_command_names_a_script_and_flags_that_exist(command: list[str], script):
+    place = next(index for index, word in enumerate(command) if word.endswith(".py"))
+    path, arguments = command[place], command[place + 1 :]
+    offered = script(path, "--help").stdout
+    assert offered.startswith("usage:")
+    for word in arguments:
+        if word.startswith("--"):
+            assert re.search(rf"{re.escape(word)}\b", offered), f"{path} knows no {word}"
+    recipes = [word for word in arguments if word.endswith(".yaml")]
+    overrides = [word for word in arguments if re.fullmatch(r"[\w.]+=.+", word)]
+    if recipes:
+        assert load_recipe(ROOT / recipes[0], overrides).stages
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files that git knows, elsewhere."""
+    folder = tmp_path_factory.mktemp("clone")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listed.split("\0")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.ranks
+@pytest.mark.timeout(600)
+def test_the_quickstart_goes_from_text_to_hugging_face_and_reuses_what_is_done(clone: Path, shell):
+    """The real script on the real corpus, with fewer steps than it takes by itself."""
+    steps = [f"stages.{name}.steps={steps}" for name, steps in (("mlm", 12), ("seq2seq_frozen", 6), ("seq2seq", 6))]
+    command = ["bash", "launch/quickstart.sh", *steps, "log.evaluate_every=6", "checkpoints.every=6"]
+    first = shell(command, cwd=clone, env={"MEGAS2S_VENV": "active"}, timeout=420)
+    assert first.returncode == 0, first.stdout[-4000:]
+    for stage in ("mlm", "seq2seq_frozen", "seq2seq"):
+        assert f"stage {stage} is complete" in first.stdout
+    assert re.search(r"^filled +'.*'", first.stdout, re.M)
+    assert re.search(r"^reconstructed ", first.stdout, re.M)
+    assert "tensorboard --logdir runs/sample/tensorboard" in first.stdout
+
+    weights = clone / "runs/sample/seq2seq/weights/MANIFEST.json"
+    written = weights.stat().st_mtime_ns
+    second = shell(command, cwd=clone, env={"MEGAS2S_VENV": "active"}, timeout=120)
+    assert second.returncode == 0, second.stdout[-4000:]
+    assert "every stage is complete" in second.stdout
+    assert weights.stat().st_mtime_ns == written
