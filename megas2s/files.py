@@ -100,6 +100,20 @@ def publish(temporary: Path, final: Path, record: Mapping[str, Any]) -> None:
         sync_folder(final.parent)
 
 
+def copy_folder(source: Path, final: Path) -> None:
+    """Copy a folder's files under a temporary name and give it its own once they are all there."""
+    temporary = temporary_folder(final)
+    with disk_trouble(final):
+        for path in (path for path in source.rglob("*") if path.is_file()):
+            target = temporary / path.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)  # copytree would gather errors into one without an errno
+            with open(target, "rb") as file:
+                os.fsync(file.fileno())
+        os.replace(temporary, final)
+        sync_folder(final.parent)
+
+
 def remove_published(folder: Path) -> None:
     """Delete a published folder, its manifest first: an interrupted deletion then leaves nothing that looks whole."""
     (folder / MANIFEST).unlink(missing_ok=True)

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -133,6 +131,7 @@ def _setup(recipe: Recipe, prepared: Prepared, corpus: Corpus, initial: Callable
 
     def construct() -> Model:
         model = build(prepared.config)
+        model.frozen_dropout = stage.frozen_dropout
         freeze(model, stage.freeze)
         model.checkpoint_layers(stage.activation_checkpointing)
         if stage.compile:
@@ -195,7 +194,5 @@ def _begin(recipe: Recipe, corpus: Corpus) -> None:
         verify_changed(corpus, run / VERIFIED)
     files.write_text(run / "recipe.yaml", dump_recipe(recipe))
     if not (run / "tokenizer").exists():  # what the weights need besides themselves, should the corpus move
-        temporary = files.temporary_folder(run / "tokenizer")
-        shutil.copytree(corpus.tokenizer_folder, temporary, dirs_exist_ok=True)
-        os.replace(temporary, run / "tokenizer")
+        files.copy_folder(corpus.tokenizer_folder, run / "tokenizer")
     record.append(run, recipe.seed)

@@ -56,9 +56,27 @@ def test_a_file_is_replaced_whole(tmp_path):
     assert os.listdir(path.parent) == ["y.txt"]
 
 
+def test_a_copied_folder_is_there_once_it_is_whole(tmp_path, monkeypatch):
+    source, final = tmp_path / "source", tmp_path / "final"
+    files.write_text(source / "a.txt", "a")
+    files.write_text(source / "below" / "b.txt", "b")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(files.shutil, "copyfile", full)
+        with pytest.raises(DiskTrouble, match=f"no room to write {final}"):
+            files.copy_folder(source, final)
+    assert not final.exists()
+    files.copy_folder(source, final)
+    assert [(path.name, path.read_text()) for path in files.files_below(final)] == [("a.txt", "a"), ("b.txt", "b")]
+    assert sorted(os.listdir(tmp_path)) == ["final", "source"]
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
 def test_trouble_with_the_disk_is_a_sentence_that_names_the_file(tmp_path, code):
-    with pytest.raises(DiskTrouble, match="shard.arrow"), files.disk_trouble(tmp_path / "shard.arrow"):
+    with pytest.raises(DiskTrouble, match=r"shard\.arrow"), files.disk_trouble(tmp_path / "shard.arrow"):
         raise OSError(code, os.strerror(code))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -54,7 +55,10 @@ class MetricsLog:
         run.mkdir(parents=True, exist_ok=True)
         drop_after(self._jsonl, stage, resumed_at)
         if tensorboard:
-            self._board = SummaryWriter(str(run / "tensorboard" / stage), purge_step=resumed_at + 1)
+            self._board_folder = run / "tensorboard" / stage
+            threading.excepthook = _board_fails_quietly
+            with files.disk_trouble(self._board_folder):
+                self._board = SummaryWriter(str(self._board_folder), purge_step=resumed_at + 1)
 
     def scalars(self, kind: str, step: int, values: Mapping[str, float]) -> None:
         """Record `values` at `step`; `kind` is `train` or `heldout`."""
@@ -64,15 +68,17 @@ class MetricsLog:
         with files.disk_trouble(self._jsonl), open(self._jsonl, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(f"{kind}/{name}", value, step)
+            with files.disk_trouble(self._board_folder):
+                for name, value in values.items():
+                    self._board.add_scalar(f"{kind}/{name}", value, step)
 
     def text(self, name: str, step: int, text: str) -> None:
         """Keep a text in the run's `samples` folder and show it in TensorBoard."""
         if self._speaks:
             files.write_text(self._run / "samples" / f"{self._stage}_{step:08d}.md", text + "\n")
         if self._board is not None:
-            self._board.add_text(name, text, step)
+            with files.disk_trouble(self._board_folder):
+                self._board.add_text(name, text, step)
 
     def say(self, line: str) -> None:
         """One line on the console and in the log file."""
@@ -82,7 +88,14 @@ class MetricsLog:
     def close(self) -> None:
         """Write out what is buffered."""
         if self._board is not None:
-            self._board.close()
+            with files.disk_trouble(self._board_folder):
+                self._board.close()
+
+
+def _board_fails_quietly(failed: threading.ExceptHookArgs) -> None:
+    """TensorBoard's thread hands its error on to the next call; a traceback beside it would tell it twice."""
+    if not type(failed.thread).__module__.startswith("tensorboard."):
+        threading.__excepthook__(failed)
 
 
 def drop_after(path: Path, stage: str, step: int) -> None:

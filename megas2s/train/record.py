@@ -74,9 +74,10 @@ def git_revision() -> str:
 def log_to(run: Path) -> None:
     """Send log lines of every rank to its own file, and those of rank 0 to the console too."""
     place = dist.place()
-    folder = run / "logs"
-    folder.mkdir(parents=True, exist_ok=True)
-    handlers: list[logging.Handler] = [logging.FileHandler(folder / f"rank_{place.rank}.log", encoding="utf-8")]
+    path = run / "logs" / f"rank_{place.rank}.log"
+    with files.disk_trouble(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handlers: list[logging.Handler] = [_LogFile(path, encoding="utf-8")]
     handlers[0].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     if place.rank == 0:
         console = logging.StreamHandler(sys.stdout)
@@ -90,6 +91,13 @@ def log_to(run: Path) -> None:
         root.addHandler(handler)
     root.setLevel(logging.INFO)
     root.propagate = False
+
+
+class _LogFile(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Called where a line cannot be written; logging itself would print a traceback and go on."""
+        with files.disk_trouble(Path(self.baseFilename)):
+            raise
 
 
 def _version(package: str) -> str:

@@ -1,5 +1,20 @@
+import logging
+from pathlib import Path
+
+import pytest
+
 from megas2s import files
+from megas2s.errors import DiskTrouble
 from megas2s.train import record
+
+
+@pytest.fixture
+def loggers():
+    """Give the project's logger back as it was."""
+    log = logging.getLogger("megas2s")
+    handlers, propagate = log.handlers[:], log.propagate
+    yield log
+    log.handlers, log.propagate = handlers, propagate
 
 
 def test_secrets_do_not_reach_the_record():
@@ -25,3 +40,21 @@ def test_every_launch_is_added_to_the_record(tmp_path, monkeypatch):
     assert launches[0]["seed"] == 3
     assert launches[0]["packages"]["torch"].startswith("2.")
     assert "visible" not in (tmp_path / "run.json").read_text()
+
+
+def test_a_rank_writes_its_own_log(tmp_path, loggers, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "3")
+    record.log_to(tmp_path)
+    loggers.info("one line")
+    assert "one line" in (tmp_path / "logs" / "rank_3.log").read_text()
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_log_that_cannot_be_written_is_a_sentence_and_no_traceback(tmp_path, loggers, capsys):
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "rank_0.log").symlink_to("/dev/full")
+    record.log_to(tmp_path)
+    with pytest.raises(DiskTrouble, match=r"no room to write .*rank_0\.log"):
+        loggers.info("one line")
+    assert capsys.readouterr().err == ""
