@@ -104,6 +104,7 @@ class Model(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.frozen_dropout = False  # whether frozen modules follow `train` too, and with it drop out
 
     def encode(
         self, input_ids: Tensor, *, attention_mask: Tensor | None = None, segment_ids: Tensor | None = None
@@ -117,9 +118,10 @@ class Model(nn.Module):
         return states
 
     def train(self, mode: bool = True) -> Model:
-        """Training or evaluation mode; frozen modules stay in evaluation mode, so that their dropout is off."""
+        """Training or evaluation mode; frozen modules stay in evaluation mode unless `frozen_dropout` is set."""
         super().train(mode)
-        quiet_frozen(self)
+        if not self.frozen_dropout:
+            quiet_frozen(self)
         return self
 
     def checkpoint_layers(self, enabled: bool = True) -> None:

@@ -42,6 +42,7 @@ class Stage:
     part: Literal["all", "encoder"] = "all"  # what is taken from `init`
     decoder: DecoderStart | None = None
     freeze: tuple[str, ...] = ()  # shell patterns over parameter names
+    frozen_dropout: bool = False  # dropout in frozen modules; without it they are the same function at every step
     objective: Objective
     length: int = 512
     target_length: int | None = None  # `length` where absent
