@@ -88,6 +88,7 @@ def _train_stage(recipe: Recipe, prepared: Prepared, corpus: Corpus, tokenizer: 
         log.info("%s", line)
     initial = saved.weights.tensor if saved is not None else starting_weights(recipe, prepared)
     engine = make_engine(stage.engine, _setup(recipe, prepared, corpus, initial))
+    record.append(Path(recipe.run), recipe.seed)
     place = dist.place()
     loader = Loader(
         prepared.data.samples.batch,
@@ -195,4 +196,3 @@ def _begin(recipe: Recipe, corpus: Corpus) -> None:
     files.write_text(run / "recipe.yaml", dump_recipe(recipe))
     if not (run / "tokenizer").exists():  # what the weights need besides themselves, should the corpus move
         files.copy_folder(corpus.tokenizer_folder, run / "tokenizer")
-    record.append(run, recipe.seed)

@@ -14,7 +14,7 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ def redacted(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def describe(seed: int) -> dict[str, Any]:
+def describe(seed: int, hosts: Sequence[str]) -> dict[str, Any]:
     """Versions, hosts, devices, seed, code and environment of this launch, as plain JSON values."""
     device = dist.device()
     return {
@@ -46,7 +46,7 @@ def describe(seed: int) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in PACKAGES},
-        "host": socket.gethostname(),
+        "hosts": list(hosts),  # of each rank
         "ranks": dist.place().world_size,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu x {os.cpu_count()}",
         "threads": torch.get_num_threads(),
@@ -55,10 +55,13 @@ def describe(seed: int) -> dict[str, Any]:
 
 
 def append(run: Path, seed: int) -> None:
-    """Add this launch to `run.json`, the list of all launches of a run."""
+    """Add this launch to `run.json`, the list of all launches of a run; collective, rank 0 writes."""
+    hosts = dist.gather_texts(socket.gethostname())
+    if not dist.is_main():
+        return
     path = run / "run.json"
     launches = files.read_json(path) if path.exists() else []
-    files.write_json(path, [*launches, describe(seed)])
+    files.write_json(path, [*launches, describe(seed, hosts)])
 
 
 def git_revision() -> str:

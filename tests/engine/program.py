@@ -1,4 +1,4 @@
-"""What the engine tests run, on one process or on real ranks: twenty steps of a tiny encoder-decoder, clipped at every step.
+"""What the engine tests run, on one process or on real ranks: twenty clipped steps of a tiny encoder-decoder.
 
     python program.py OUT local fp32              deepspeed --num_gpus 2 program.py OUT ds_configs/zero1.json fp32 ...
 
@@ -162,6 +162,7 @@ def train(spec: Local | Zero, precision: str, frozen: tuple[str, ...], *, resume
         "moved": sorted(name for name, value in last.items() if not torch.equal(value, start[name])),
         "with_moments": sorted(moving),
         "counters": engine.counters(),
+        "hosts": dist.gather_texts(f"rank {dist.place().rank} é"),
         "hash": hashlib.sha256(b"".join(last[name].cpu().numpy().tobytes() for name in sorted(last))).hexdigest(),
     }
     engine.close()
