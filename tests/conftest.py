@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import json
+import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+import torch
 import yaml
+from torch import Tensor
+
+from megas2s.models.config import ModelConfig
+from megas2s.models.weights import open_weights
+from megas2s.pretrain import pretrain
+from megas2s.recipe import Recipe
+from megas2s.spec import parse
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "launch" / "sample_corpus"
 LANGUAGES = ("ar", "en", "sw", "zh")  # enough scripts for a test, few enough to be quick
+MEASURED = {"tokens_per_second", "tflops", "mfu", "memory_gib", "data_wait", "eta_seconds"}  # time and memory
 
 
-def run_process(command: list[str], *, timeout: float, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
-    """Run a command in the project's root in its own process group; the whole group ends with the time-out."""
+def run_process(
+    command: list[str], *, timeout: float, env: dict[str, str] | None = None, cwd: Path = ROOT
+) -> subprocess.CompletedProcess:
+    """Run a command in its own process group; the whole group ends with the time-out."""
     process = subprocess.Popen(
         command,
-        cwd=ROOT,
+        cwd=cwd,
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(env or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -45,6 +61,12 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
+def shell() -> Callable[..., subprocess.CompletedProcess]:
+    """Run any command, in the project's root unless `cwd` says otherwise."""
+    return run_process
+
+
+@pytest.fixture(scope="session")
 def script() -> Callable[..., subprocess.CompletedProcess]:
     """Run `python SCRIPT ARGUMENTS` from the project's root."""
 
@@ -55,13 +77,22 @@ def script() -> Callable[..., subprocess.CompletedProcess]:
 
 
 @pytest.fixture(scope="session")
-def ranks() -> Callable[..., subprocess.CompletedProcess]:
-    """Run a script on real ranks: `deepspeed --num_gpus N SCRIPT ARGUMENTS`, over gloo where there is no GPU."""
+def rank_command() -> Callable[..., list[str]]:
+    """The command that runs a script on real ranks: `deepspeed --num_gpus N SCRIPT ARGUMENTS`, over a free port."""
+
+    def command(number: int, *arguments: object) -> list[str]:
+        launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", str(number)]
+        return [*launcher, "--master_port", str(free_port()), *map(str, arguments)]
+
+    return command
+
+
+@pytest.fixture(scope="session")
+def ranks(rank_command) -> Callable[..., subprocess.CompletedProcess]:
+    """Run a script on real ranks, over gloo where there is no GPU."""
 
     def run(number: int, *arguments: object, timeout: float = 180, env: dict[str, str] | None = None):
-        launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", str(number)]
-        command = [*launcher, "--master_port", str(free_port()), *map(str, arguments)]
-        return run_process(command, timeout=timeout, env=env)
+        return run_process(rank_command(number, *arguments), timeout=timeout, env=env)
 
     return run
 
@@ -72,7 +103,9 @@ def corpus_folder(tmp_path_factory: pytest.TempPathFactory, script) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
     inputs = [str(SAMPLE / f"{language}.txt") for language in LANGUAGES]
     flags = [flag for path in inputs for flag in ("--input", path)]
-    trained = script("tools/train_tokenizer.py", *flags, "--output", folder / "tokenizer", "--vocab-size", 2048, "language_slots=8")
+    trained = script(
+        "tools/train_tokenizer.py", *flags, "--output", folder / "tokenizer", "--vocab-size", 2048, "language_slots=8"
+    )
     assert trained.returncode == 0, trained.stdout
     written = script(
         "tools/preprocess.py",
@@ -91,48 +124,58 @@ def corpus_folder(tmp_path_factory: pytest.TempPathFactory, script) -> Path:
     return folder / "corpus"
 
 
-@pytest.fixture
-def recipe_data(corpus_folder: Path, tmp_path: Path) -> dict:
-    """A three-stage recipe as plain data, small enough to train in seconds; tests change what they are about."""
-    zero = {"name": "zero", "config": str(ROOT / "ds_configs" / "zero1.json")}
-    stage = {
-        "length": 64,
-        "batch_tokens": 512,
-        "micro_batch": 2,
-        "steps": 4,
-        "schedule": {"lr": 1e-3, "warmup_steps": 2, "final_lr": 1e-4},
-        "optimizer": {"grad_clip": 0.5, "weight_decay": 0.1},
-        "precision": "fp32",
-        "engine": zero,
-    }
-    denoising = {"name": "denoising", "noise": "delete"}
-    return {
-        "run": str(tmp_path / "run"),
-        "corpus": str(corpus_folder),
-        "model": {
-            "hidden_size": 32,
-            "num_heads": 4,
-            "ffn_size": 64,
-            "num_encoder_layers": 2,
-            "num_decoder_layers": 2,
-            "max_positions": 64,
-        },
-        "workers": 0,
-        "log": {"every": 1, "evaluate_every": 2, "heldout_rows": 2, "samples_every": 0},
-        "checkpoints": {"every": 2, "keep_last": 2},
-        "stages": [
-            {"name": "mlm", "objective": {"name": "mlm"}, **stage},
-            {
-                "name": "seq2seq_frozen",
-                "init": "mlm",
-                "decoder": {"tying": "tied_to_decoder"},
-                "freeze": ["encoder.*"],
-                "objective": denoising,
-                **stage,
+@pytest.fixture(scope="session")
+def make_recipe(corpus_folder: Path) -> Callable[[Path], dict]:
+    """A three-stage recipe for a run folder, as plain data, small enough to train in seconds."""
+
+    def make(run: Path) -> dict:
+        zero = {"name": "zero", "config": str(ROOT / "ds_configs" / "zero1.json")}
+        stage = {
+            "length": 64,
+            "batch_tokens": 512,
+            "micro_batch": 2,
+            "steps": 4,
+            "schedule": {"lr": 1e-3, "warmup_steps": 2, "final_lr": 1e-4},
+            "optimizer": {"grad_clip": 0.5, "weight_decay": 0.1},
+            "precision": "fp32",
+            "engine": zero,
+        }
+        denoising = {"name": "denoising", "noise": "delete"}
+        return {
+            "run": str(run),
+            "corpus": str(corpus_folder),
+            "model": {
+                "hidden_size": 32,
+                "num_heads": 4,
+                "ffn_size": 64,
+                "num_encoder_layers": 2,
+                "num_decoder_layers": 2,
+                "max_positions": 64,
             },
-            {"name": "seq2seq", "init": "seq2seq_frozen", "objective": denoising, **stage},
-        ],
-    }
+            "workers": 0,
+            "log": {"every": 1, "evaluate_every": 2, "heldout_rows": 2, "samples_every": 0},
+            "checkpoints": {"every": 2, "keep_last": 2},
+            "stages": [
+                {"name": "mlm", "objective": {"name": "mlm"}, **stage},
+                {
+                    "name": "seq2seq_frozen",
+                    "init": "mlm",
+                    "decoder": {"tying": "tied_to_decoder"},
+                    "freeze": ["encoder.*"],
+                    "objective": denoising,
+                    **stage,
+                },
+                {"name": "seq2seq", "init": "seq2seq_frozen", "objective": denoising, **stage},
+            ],
+        }
+
+    return make
+
+
+@pytest.fixture
+def recipe_data(make_recipe: Callable[[Path], dict], tmp_path: Path) -> dict:
+    """`make_recipe` for a folder of the test; tests change what they are about."""
+    return make_recipe(tmp_path / "run")
 
 
 @pytest.fixture
@@ -145,3 +188,74 @@ def write_recipe(tmp_path: Path) -> Callable[[dict], Path]:
         return path
 
     return write
+
+
+class Finished(NamedTuple):
+    """What a run left that must not depend on how often it was interrupted."""
+
+    folder: Path
+
+    def weights(self, stage: str) -> dict[str, Tensor]:
+        """The weights that a stage ended with, by canonical name."""
+        reader = open_weights(self.folder / stage / "weights")
+        return {name: reader.tensor(name) for name in reader.names}
+
+    def config(self, stage: str) -> ModelConfig:
+        """The shape of the model that a stage trained."""
+        return open_weights(self.folder / stage / "weights").config
+
+    def hashes(self, stage: str) -> dict[str, str]:
+        """SHA-256 of every tensor of those weights."""
+        return {
+            name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in self.weights(stage).items()
+        }
+
+    def log(self, stage: str) -> list[dict]:
+        """The lines of a stage in metrics.jsonl, without what measures time and memory."""
+        lines = map(json.loads, (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+        return [
+            {key: value for key, value in line.items() if key not in MEASURED}
+            for line in lines
+            if line["stage"] == stage
+        ]
+
+    def losses(self, stage: str, kind: str = "train") -> list[float]:
+        """The losses of a stage, in order."""
+        return [line["loss"] for line in self.log(stage) if line["kind"] == kind]
+
+
+@pytest.fixture(scope="session")
+def finished() -> type[Finished]:
+    """`finished(folder)` reads what the run in a folder left."""
+    return Finished
+
+
+@pytest.fixture
+def train_here(tmp_path: Path) -> Iterator[Callable[[dict], Finished]]:
+    """Train all stages of a recipe, given as plain data, in this process; raises what training raises."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+
+    def run(data: dict) -> Finished:
+        recipe = parse(Recipe, data, source="recipe")
+        while pretrain(recipe):
+            pass
+        return Finished(Path(data["run"]))
+
+    yield run
+    torch.set_num_threads(threads)
+    logger = logging.getLogger("megas2s")  # `record.log_to` takes it for itself
+    for handler in logger.handlers[:]:
+        logger.removeHandler(handler)
+        handler.close()
+    logger.propagate = True
+    logger.setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+def local_recipe(recipe_data: dict) -> dict:
+    """`recipe_data` for `train_here`: the local engine, no TensorBoard."""
+    data = copy.deepcopy(recipe_data)
+    data["log"]["tensorboard"] = False
+    data["stages"] = [{**copy.deepcopy(stage), "engine": {"name": "local"}} for stage in data["stages"]]
+    return data

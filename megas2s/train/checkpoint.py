@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from megas2s import dist, files
-from megas2s.engine.base import Engine
+from megas2s.engine.base import MOMENTS, Engine
 from megas2s.errors import BadCheckpoint
 from megas2s.models.config import ModelConfig
 from megas2s.models.weights import TensorFolder, WeightsReader, open_tensors, open_weights, save_tensors, save_weights
@@ -49,6 +49,11 @@ class Saved(NamedTuple):
     def moment(self, kind: str, name: str) -> Tensor:
         """One of the optimizer's moments of one parameter."""
         return self.optimizer.tensor(f"{kind}.{name}")
+
+    @property
+    def needed(self) -> Path | None:
+        """The folder, where some weights are frozen (they have no moments): an engine reads those whenever it saves."""
+        return self.folder if len(self.optimizer.names) < len(MOMENTS) * len(self.weights.names) else None
 
 
 def step_folder(stage_folder: Path, step: int) -> Path:
@@ -137,7 +142,7 @@ def published(stage_folder: Path) -> list[Path]:
     if not parent.is_dir():
         return []
     found = [folder for folder in parent.iterdir() if NAME.fullmatch(folder.name) and files.is_published(folder)]
-    return sorted(found, key=lambda folder: int(folder.name.removeprefix("step_")))
+    return sorted(found, key=_step)
 
 
 def read(folder: Path) -> Saved:
@@ -168,16 +173,24 @@ def check_complete(stage_folder: Path, binding: Mapping[str, str]) -> None:
     _refuse_other(weights, made, binding)
 
 
-def retain(stage_folder: Path, *, keep_last: int, keep_every: int) -> None:
-    """Delete checkpoints beyond the `keep_last` newest, save multiples of `keep_every`; and half-written ones."""
+def retain(stage_folder: Path, *, step: int, keep_last: int, keep_every: int, needed: Path | None = None) -> None:
+    """Once `step` is published: delete checkpoints beyond the `keep_last` newest, and half-written ones.
+
+    Multiples of `keep_every` and `needed` stay. Those after `step` were damaged when it was resumed: they do not count.
+    """
     if not dist.is_main():
         return
-    for folder in published(stage_folder)[:-keep_last]:
-        if not keep_every or int(folder.name.removeprefix("step_")) % keep_every:
+    reached = [folder for folder in published(stage_folder) if _step(folder) <= step]
+    for folder in reached[:-keep_last]:
+        if folder != needed and (not keep_every or _step(folder) % keep_every):
             files.remove_published(folder)
     for leftover in (stage_folder / "checkpoints").glob("*"):
         if leftover.is_dir() and not files.is_published(leftover):
             shutil.rmtree(leftover)
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix("step_"))
 
 
 def _refuse_other(folder: Path, made: Mapping[str, str], binding: Mapping[str, str]) -> None:

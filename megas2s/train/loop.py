@@ -59,17 +59,20 @@ def train(run: Training, state: TrainState, saved: checkpoint.Saved | None, *, t
         result = run.engine.train_step(batches, step=state.step, lr=lr)
         state = state.after(tokens=run.tokens_per_step, skipped=result.skipped)
         window.add(result.sums, result.grad_norm)
-        if every(run.log.every, state.step) or state.step == run.steps:
+        saving = every(run.checkpoints.every, state.step) and state.step < run.steps
+        # No report reaches back over a checkpoint: a run that resumes there could not repeat it.
+        if every(run.log.every, state.step) or saving or state.step == run.steps:
             window.report(state, lr)
         if every(run.log.evaluate_every, state.step) or state.step == run.steps:
             evaluate(run, state)
         if every(run.log.samples_every, state.step) or state.step == run.steps:
             show_samples(run, state)
-        if every(run.checkpoints.every, state.step) and state.step < run.steps:
-            save(run, state)
+        if saving:
+            save(run, state, needed=saved.needed if saved is not None else None)
         if state.step == run.steps:
             break
     checkpoint.save_final(run.folder, run.engine, state, run.config, run.metadata, binding=run.binding)
+    _retain(run, state, needed=None)
     return state
 
 
@@ -105,11 +108,16 @@ def show_samples(run: Training, state: TrainState) -> None:
     run.metrics.text("reconstructions", state.step, text)
 
 
-def save(run: Training, state: TrainState) -> None:
-    """Publish a checkpoint, then delete those that need not stay."""
+def save(run: Training, state: TrainState, *, needed: Path | None) -> None:
+    """Publish a checkpoint, then delete those that need not stay; `needed` must."""
     folder = checkpoint.step_folder(run.folder, state.step)
     checkpoint.save(folder, run.engine, state, run.config, run.metadata, binding=run.binding)
-    checkpoint.retain(run.folder, keep_last=run.checkpoints.keep_last, keep_every=run.checkpoints.keep_every)
+    _retain(run, state, needed=needed)
+
+
+def _retain(run: Training, state: TrainState, *, needed: Path | None) -> None:
+    kept = run.checkpoints
+    checkpoint.retain(run.folder, step=state.step, keep_last=kept.keep_last, keep_every=kept.keep_every, needed=needed)
 
 
 class _Window:
