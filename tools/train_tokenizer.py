@@ -45,6 +45,7 @@ def arguments() -> argparse.Namespace:
     add("--lang", help="language of all input; otherwise from a column or from the names of files and folders")
     add("--language-column", "--lang-column", help="field that holds the language")
     add("--documents", choices=("lines", "paragraphs"), default="lines", help="in .txt: a line, or up to a blank line")
+    add("--allow-empty-languages", action="store_true", help="go on without languages of no document")
     add(
         "--import-model",
         metavar="PATH",
@@ -155,7 +156,9 @@ def main() -> None:
         print(json.dumps(plain(TokenizerSpec, spec), indent=2, ensure_ascii=False))
         return None
     inputs = wanted_inputs(given)
-    listed = [(file.name, file.bytes) for file in input_files(inputs)]
+    found = input_files(inputs)
+    listed = [(file.name, file.bytes) for file in found]
+    named = set() if given.allow_empty_languages else {file.language for file in found if file.language is not None}
     record: dict[str, object] = {
         "settings": {**plain(TokenizerSpec, spec), "input": plain(Inputs, inputs)},
         "input files": {"number": len(listed), "sha256": hashlib.sha256(json.dumps(listed).encode()).hexdigest()},
@@ -172,7 +175,7 @@ def main() -> None:
         for document in read_documents(inputs):
             yield document.language, document.text
 
-    tokenizer = train_tokenizer(documents(), spec, output, record=record)
+    tokenizer = train_tokenizer(documents(), spec, output, expected=named, record=record)
     vocabulary = tokenizer.vocabulary
     print(
         f"{output}: {vocabulary.size} ids, {len(vocabulary.ordinary)} of them pieces of text, "

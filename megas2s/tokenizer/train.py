@@ -84,21 +84,30 @@ def train_tokenizer(
     spec: TokenizerSpec,
     folder: Path,
     *,
+    expected: Iterable[str] = (),
     record: Mapping[str, object] | None = None,
 ) -> Tokenizer:
     """Train on (language, text) documents, write the folder in one step, load it; `record` goes into its manifest."""
-    tokenizer_folder.write(train(documents, spec), folder, record or {})
+    tokenizer_folder.write(train(documents, spec, expected=expected), folder, record or {})
     return Tokenizer.load(folder)
 
 
-def train(documents: Iterable[tuple[str, str]], spec: TokenizerSpec) -> Stored:
-    """A tokenizer trained on (language, text) documents, read once, in memory bounded by `sample_characters`."""
+def train(documents: Iterable[tuple[str, str]], spec: TokenizerSpec, *, expected: Iterable[str] = ()) -> Stored:
+    """A tokenizer trained on (language, text) documents, read once, in memory bounded by `sample_characters`.
+
+    Raises BadData where there is no text, or none of an `expected` language.
+    """
     sample = BalancedSample(characters=spec.sample_characters, alpha=spec.alpha, seed=spec.seed)
     for language, text in documents:
         for line in training_lines(normalise(text, spec.normalization)):
             sample.add(language, line)
     if not sample.seen:
         raise BadData("the input holds no text to train a tokenizer on")
+    if empty := sorted(set(expected) - sample.seen.keys()):
+        raise BadData(
+            f"no documents of language {', '.join(empty)}: all are empty or invalid; "
+            "add some, leave the language out, or go on without it by --allow-empty-languages"
+        )
     languages = language_tags(spec, sorted(sample.seen))
     model = _complete(_train_model(sample, spec, languages), spec)
     metadata = _describe(model, spec, languages)
