@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from megas2s import files
+from megas2s.engine.ds_config import read_ds_config
+from megas2s.errors import BadConfig
 
 PROGRAM = Path(__file__).with_name("program.py")
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,7 +70,7 @@ def test_bf16_stays_within_its_rounding(results: Results, engine: str):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("engine", ("local", *ZERO))
+@pytest.mark.parametrize("engine", ["local", *ZERO])
 def test_a_resumed_run_ends_with_the_same_bits(results: Results, engine: str, precision: str):
     straight, resumed = results(engine, precision, "plain"), results(engine, precision, "resumed")
     assert resumed["losses"] == straight["losses"]
@@ -77,7 +79,7 @@ def test_a_resumed_run_ends_with_the_same_bits(results: Results, engine: str, pr
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("engine", ("local", *ZERO))
+@pytest.mark.parametrize("engine", ["local", *ZERO])
 def test_the_trial_step_leaves_no_trace(results: Results, engine: str, precision: str):
     straight, tried = results(engine, precision, "plain"), results(engine, precision, "tried")
     assert tried["losses"] == straight["losses"]
@@ -86,7 +88,7 @@ def test_the_trial_step_leaves_no_trace(results: Results, engine: str, precision
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("engine", ("local", *ZERO))
+@pytest.mark.parametrize("engine", ["local", *ZERO])
 def test_a_frozen_encoder_has_no_moments_and_does_not_move_by_a_bit(results: Results, engine: str, precision: str):
     frozen, plain = results(engine, precision, "frozen"), results(engine, precision, "plain")
     assert not [name for name in frozen["moved"] + frozen["with_moments"] if name.startswith("encoder.")]
@@ -94,9 +96,84 @@ def test_a_frozen_encoder_has_no_moments_and_does_not_move_by_a_bit(results: Res
     assert frozen["with_moments"] == [name for name in plain["with_moments"] if not name.startswith("encoder.")]
 
 
-@pytest.mark.parametrize("engine", ("local", *ZERO))
+@pytest.mark.parametrize("engine", ["local", *ZERO])
 def test_every_parameter_moves_when_nothing_is_frozen(results: Results, engine: str):
     plain = results(engine, "fp32", "plain")
     # A key's bias adds the same to all scores of a query, so softmax gives it no gradient beyond rounding.
     still = set(plain["with_moments"]) - set(plain["moved"])
     assert all(name.endswith("attention.k.bias") for name in still)
+
+
+def test_every_rank_s_text_is_gathered_in_order(results: Results):
+    assert results("zero1", "fp32", "plain")["hosts"] == ["rank 0 é", "rank 1 é"]
+    assert results("local", "fp32", "plain")["hosts"] == ["rank 0 é"]
+
+
+@pytest.fixture(scope="module")
+def offloaded(tmp_path_factory: pytest.TempPathFactory, ranks) -> Callable[[str, str], dict]:
+    """Offload to host memory and to NVMe: CPU Adam, whose first use compiles it."""
+    folder = tmp_path_factory.mktemp("offload")
+    nvme = files.read_json(ROOT / "ds_configs" / "zero3_nvme.json")
+    for part in ("offload_optimizer", "offload_param"):
+        nvme["zero_optimization"][part]["nvme_path"] = str(folder / "nvme")
+    files.write_json(folder / "zero3_nvme.json", nvme)
+    done = set()
+
+    def result(engine: str, variant: str) -> dict:
+        if engine not in done:
+            config = folder / "zero3_nvme.json" if engine == "zero3_nvme" else ROOT / "ds_configs" / f"{engine}.json"
+            run = ranks(2, PROGRAM, folder, config, "fp32", "plain", "resumed", timeout=280)
+            assert run.returncode == 0, run.stdout[-4000:]
+            done.add(engine)
+        return files.read_json(folder / f"{engine}-fp32-{variant}.json")
+
+    return result
+
+
+def can_build_async_io() -> bool:
+    """Whether DeepSpeed's asynchronous I/O can be compiled here; it needs libaio's headers."""
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    return bool(AsyncIOBuilder().is_compatible(verbose=False))
+
+
+needs_async_io = pytest.mark.skipif(
+    not can_build_async_io(), reason="libaio's headers are absent: apt install libaio-dev"
+)
+
+
+@pytest.mark.parametrize("engine", ["zero2_offload", "zero3_offload", pytest.param("zero3_nvme", marks=needs_async_io)])
+def test_offloaded_state_trains_like_the_local_engine_and_resumes_to_the_bit(results, offloaded, engine: str):
+    local, plain, resumed = (
+        results("local", "fp32", "plain"),
+        offloaded(engine, "plain"),
+        offloaded(engine, "resumed"),
+    )
+    assert plain["losses"] == pytest.approx(local["losses"], rel=1e-5)
+    assert resumed["losses"] == plain["losses"]
+    assert resumed["hash"] == plain["hash"]
+
+
+@pytest.mark.parametrize("engine", ["zero1", "zero2", "zero3"])
+def test_fp16_trains_with_a_loss_scale_that_survives_a_resume(results, fp16, engine: str):
+    local, plain, resumed = results("local", "fp32", "plain"), fp16(engine, "plain"), fp16(engine, "resumed")
+    assert plain["losses"] == pytest.approx(local["losses"], rel=BF16_TOLERANCE)
+    assert plain["counters"]["cur_scale"] == 2**16
+    assert resumed["losses"] == plain["losses"]
+    assert resumed["hash"] == plain["hash"]
+    assert resumed["counters"] == plain["counters"]
+
+
+@pytest.fixture(scope="module")
+def fp16(tmp_path_factory: pytest.TempPathFactory, ranks) -> Callable[[str, str], dict]:
+    """ZeRO-1 to 3 in fp16, in one launch."""
+    folder = tmp_path_factory.mktemp("fp16")
+    configs = ",".join(str(ROOT / "ds_configs" / f"{name}.json") for name in ZERO[1:])
+    run = ranks(2, PROGRAM, folder, configs, "fp16", "plain", "resumed", timeout=280)
+    assert run.returncode == 0, run.stdout[-4000:]
+    return lambda engine, variant: files.read_json(folder / f"{engine}-fp16-{variant}.json")
+
+
+def test_fp16_under_zero0_is_refused_with_a_reason():
+    with pytest.raises(BadConfig, match="fp16 does not train under ZeRO-0"):
+        read_ds_config(str(ROOT / "ds_configs" / "zero0.json"), precision="fp16")
