@@ -80,10 +80,12 @@ def test_the_loader_is_measured_in_process_and_through_a_worker_against_the_coll
     assert list(speed["rows"][0]) == [
         "arm",
         "tokens/s",
+        "tokens/CPU s",
         "target",
         "x collator, tensors",
         "x collator, lists",
-        "peak GiB",
+        "CPU x collator, tensors",
+        "CPU x collator, lists",
     ]
     assert work["rows"][0]["ours"] == pytest.approx(round(0.15 * 31) / 32, abs=1e-4)
     assert "DataCollator" not in printed
@@ -94,7 +96,16 @@ def test_preprocessing_and_datasets_make_the_same_tokens(bench):
     found, printed = bench("data", "--vocab-size", "4096", *sizes)
     speed, scaling, memory = found["tables"]
     assert [row["arm"] for row in speed["rows"]] == ["ours", "datasets.map"]
-    assert list(speed["rows"][0]) == ["arm", "MB/s", "tokens/s", "tokens", *RATIO, "target"]
+    assert list(speed["rows"][0]) == [
+        "arm",
+        "MB/s",
+        "tokens/s",
+        "MB/CPU s",
+        "tokens",
+        *RATIO,
+        "by CPU s",
+        "target",
+    ]
     assert speed["rows"][0]["tokens"] == speed["rows"][1]["tokens"] > 1000
     assert list(scaling["rows"][1]) == ["arm", "MB/s", "x one worker", "cores"]
     assert [row["text, MB"] for row in memory["rows"]] == [0.1, 0.1]  # 0.05 is written as 0.1

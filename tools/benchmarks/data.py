@@ -62,8 +62,10 @@ def _speed(given: argparse.Namespace, source: tuple[str, ...], tokenizer: Path) 
             "arm": name,
             "MB/s": round(_bytes(text) / MB / measure.seconds(timed), 2),
             "tokens/s": round(counts[name] / measure.seconds(timed)),
+            "MB/CPU s": round(_bytes(text) / MB / measure.cpu_seconds(timed), 2),
             "tokens": counts[name],
             **(found._asdict() if name == "ours" else dict.fromkeys(found._fields)),
+            "by CPU s": round(measure.cpu_seconds(runs["datasets.map"]) / measure.cpu_seconds(timed), 2),
             "target": TARGET if name == "ours" else None,
         }
         for name, timed in runs.items()

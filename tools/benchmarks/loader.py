@@ -46,16 +46,15 @@ def run(given: argparse.Namespace) -> list[Table]:
         runs = measure.interleaved(all_arms, rounds=given.rounds)
     rows = []
     for name, timed in runs.items():
-        ours = name not in collators
-        ratios = [measure.ratio(runs, other, name).ratio if ours else None for other in collators]
+        ours, alone = name not in collators, not name.endswith("worker")
         rows.append(
             {
                 "arm": name,
                 "tokens/s": round(timed[-1].value / measure.seconds(timed)),
+                "tokens/CPU s": round(timed[-1].value / measure.cpu_seconds(timed)) if alone else None,
                 "target": f"{TARGET}, {COLLATOR_TARGET}" if ours else "",
-                "x collator, tensors": ratios[0],
-                "x collator, lists": ratios[1],
-                "peak GiB": measure.peak_gib(timed, one_process=given.one_process),
+                **{f"x {other}": measure.ratio(runs, other, name).ratio if ours else None for other in collators},
+                **{f"CPU x {other}": _by_cpu(runs[other], timed) if ours and alone else None for other in collators},
             }
         )
     masked = _masked_shares(**sizes)
@@ -81,6 +80,11 @@ def data(name: str, *, work: Path, length: int, rows: int) -> StageData:
     return stage_data(
         stage(name, length=length, rows=rows), synthetic.corpus(work, vocabulary), vocabulary, Sampling(), seed=0
     )
+
+
+def _by_cpu(theirs: list[measure.Run], ours: list[measure.Run]) -> float:
+    """How many times their CPU time ours goes into."""
+    return round(measure.cpu_seconds(theirs) / measure.cpu_seconds(ours), 1)
 
 
 def _ours(name: str, workers: int, *, work: Path, length: int, rows: int, batches: int) -> Callable[[], float]:

@@ -37,11 +37,12 @@ Make = Callable[[], Callable[[], float]]  # called once in the arm's process; wh
 
 
 class Run(NamedTuple):
-    """One timed call: its time, what it returned, and the peak memory of its process so far, in bytes."""
+    """One timed call: its time, what it returned, and what its process has used."""
 
     seconds: float
     value: float
-    peak: int
+    peak: int  # bytes, so far
+    cpu_seconds: float = 0.0  # of all its threads, without child processes; waiting for a busy core is not in it
 
 
 class Ratio(NamedTuple):
@@ -148,6 +149,11 @@ def interleaved(arms: Mapping[str, Arm], *, rounds: int) -> dict[str, list[Run]]
     return runs
 
 
+def cpu_seconds(runs: Sequence[Run]) -> float:
+    """Median CPU seconds without the warm-up: what one thread's work costs, also where others keep the cores busy."""
+    return statistics.median(run.cpu_seconds for run in runs[1:])
+
+
 def ratio(runs: Mapping[str, Sequence[Run]], over: str, under: str) -> Ratio:
     """Seconds of `over` by seconds of `under`, round by round: above 1 where `under` is the faster one."""
     numerators, divisors = ([run.seconds for run in runs[name][1:]] for name in (over, under))
@@ -212,11 +218,11 @@ def _cpu() -> str:
 
 
 def _time(timed: Callable[[], float]) -> Run:
-    started = time.perf_counter()
+    started, started_cpu = time.perf_counter(), time.process_time()
     value = timed()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return Run(time.perf_counter() - started, value, peak_bytes())
+    return Run(time.perf_counter() - started, value, peak_bytes(), time.process_time() - started_cpu)
 
 
 def _serve(make: Make, pipe: Connection) -> None:
