@@ -74,7 +74,7 @@ def test_all_mistakes_are_reported_at_once():
 
 def test_rows_that_do_not_divide_are_refused_with_the_numbers():
     recipe = load_recipe("launch/recipes/sample.yaml")
-    with pytest.raises(BadConfig, match="32 rows per step .* are not divisible by 5 ranks"):
+    with pytest.raises(BadConfig, match=r"32 rows per step .* are not divisible by 5 ranks"):
         recipe.check_ranks(5)
 
 
