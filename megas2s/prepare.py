@@ -21,7 +21,7 @@ from megas2s.errors import BadConfig
 from megas2s.models.config import ModelConfig, Tying
 from megas2s.models.freezing import count_by_part
 from megas2s.models.parameters import parameter_shapes
-from megas2s.models.weights import open_weights, start_from
+from megas2s.models.weights import hand_off, open_weights
 from megas2s.recipe import Recipe
 from megas2s.spec import plain
 from megas2s.tokenizer.load import Tokenizer
@@ -112,17 +112,8 @@ def starting_weights(recipe: Recipe, prepared: Prepared) -> Callable[[str], Tens
         return lambda name: None
     if folder.parent.parent == Path(recipe.run) or files.is_published(folder):
         files.verify(folder)
-    reader = open_weights(folder)
     embeddings = "copied" if stage.decoder is None else stage.decoder.embeddings
-    sources = start_from(reader.config, prepared.config, part=stage.part, decoder_embeddings=embeddings)
-    shapes = parameter_shapes(prepared.config)
-
-    def initial(name: str) -> Tensor | None:
-        source = sources[name]
-        # A longer table of positions is cut to the rows that this model has.
-        return None if source is None else reader.tensor(source)[: shapes[name][0]].float()
-
-    return initial
+    return hand_off(open_weights(folder), prepared.config, part=stage.part, decoder_embeddings=embeddings)
 
 
 def bound(recipe: Recipe, prepared: Prepared, corpus: Corpus) -> dict[str, str]:

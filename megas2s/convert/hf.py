@@ -22,8 +22,8 @@ from megas2s import files
 from megas2s.convert import FAMILIES
 from megas2s.convert.names import Shape
 from megas2s.errors import BadCheckpoint, BadConfig
+from megas2s.labels import IGNORED
 from megas2s.models.config import ModelConfig
-from megas2s.models.loss import IGNORED
 from megas2s.models.parameters import canonical_parameters, parameter_shapes
 from megas2s.models.transformer import EncoderModel, Seq2SeqModel, build
 from megas2s.rng import generator

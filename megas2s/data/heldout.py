@@ -9,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from megas2s.data.loader import IGNORED, LABELS, Batch, Columns, Corrupt, Example, collate, sample_numbers
+from megas2s.data.loader import LABELS, Batch, Columns, Corrupt, Example, collate, sample_numbers
 from megas2s.data.windows import Unit, Windows
+from megas2s.labels import IGNORED
 from megas2s.rng import Permutation, generator
 
 log = logging.getLogger(__name__)

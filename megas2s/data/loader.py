@@ -29,9 +29,9 @@ from torch.utils.data import DataLoader, Dataset
 from megas2s.data.mixture import Mixture
 from megas2s.data.windows import Unit
 from megas2s.errors import Refusal
+from megas2s.labels import IGNORED
 from megas2s.rng import generator
 
-IGNORED = -100  # a label that carries no loss, as in torch.nn.functional.cross_entropy
 PREFETCHED = 4  # micro-batches that each worker prepares ahead
 
 Example = Mapping[str, np.ndarray]  # one row per field, without the batch axis

@@ -175,6 +175,26 @@ class Sums:
         return self._values
 
 
+@torch.no_grad()
+def evaluate(trained: nn.Module, setup: Setup, batches: Sequence[Batch], device: torch.device) -> Tensor:
+    """`Sums` of the rows of `batches`, without dropout and gradients."""
+    trained.eval()
+    sums = Sums(setup.languages, device)
+    for batch in (to_device(batch, device) for batch in batches):
+        counts = setup.losses.counts(batch)
+        ones = {part: torch.ones((), device=device) for part in counts}
+        sums.add(batch, trained(batch, ones)[1], counts)
+    return sums.tensor()
+
+
+@torch.no_grad()
+def predict(trained: nn.Module, batch: Batch, device: torch.device) -> Tensor:
+    """The most likely token at every label: (B, K)."""
+    trained.eval()
+    best: Tensor = trained(to_device(batch, device), None)[0]
+    return best
+
+
 def to_device(batch: Batch, device: torch.device) -> dict[str, Tensor]:
     """The batch on `device`; the copy overlaps with work where the batch is in pinned memory."""
     return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from megas2s import dist
+from megas2s.engine import base
 from megas2s.engine.base import (
     DTYPES,
     MOMENTS,
@@ -68,23 +69,13 @@ class LocalEngine:
         grad_norm = self._update(lr)
         return StepResult(sums.tensor(), grad_norm, skipped=False)
 
-    @torch.no_grad()
     def evaluate(self, batches: Sequence[Batch]) -> Tensor:
         """`Sums` without dropout and gradients."""
-        self._trained.eval()
-        sums = Sums(self._setup.languages, self._device)
-        for batch in (to_device(batch, self._device) for batch in batches):
-            counts = self._setup.losses.counts(batch)
-            ones = {part: torch.ones((), device=self._device) for part in counts}
-            sums.add(batch, self._trained(batch, ones)[1], counts)
-        return sums.tensor()
+        return base.evaluate(self._trained, self._setup, batches, self._device)
 
-    @torch.no_grad()
     def predict(self, batch: Batch) -> Tensor:
         """The most likely token at every label."""
-        self._trained.eval()
-        best: Tensor = self._trained(to_device(batch, self._device), None)[0]
-        return best
+        return base.predict(self._trained, batch, self._device)
 
     def values(self) -> Iterator[tuple[str, Tensor]]:
         """Parameters in fp32; the frozen ones as they were loaded."""

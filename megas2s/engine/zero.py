@@ -21,7 +21,7 @@ from deepspeed.ops.adam import DeepSpeedCPUAdam
 from torch import Tensor, nn
 
 from megas2s import dist
-from megas2s.engine import zero_state
+from megas2s.engine import base, zero_state
 from megas2s.engine.base import (
     DTYPES,
     MOMENTS,
@@ -113,23 +113,13 @@ class ZeroEngine:
         measured = self._engine.get_global_grad_norm() if norm is None else norm
         return StepResult(sums.tensor(), float(measured) if measured is not None else float("nan"), skipped)
 
-    @torch.no_grad()
     def evaluate(self, batches: Sequence[Batch]) -> Tensor:
         """`Sums` of this rank's rows; every rank must pass the same number of batches."""
-        self._engine.eval()
-        sums = Sums(self._setup.languages, self._device)
-        for batch in (to_device(batch, self._device) for batch in batches):
-            counts = self._setup.losses.counts(batch)
-            ones = {part: torch.ones((), device=self._device) for part in counts}
-            sums.add(batch, self._engine(batch, ones)[1], counts)
-        return sums.tensor()
+        return base.evaluate(self._engine, self._setup, batches, self._device)
 
-    @torch.no_grad()
     def predict(self, batch: Batch) -> Tensor:
         """The most likely token at every label; every rank passes a batch of its own."""
-        self._engine.eval()
-        best: Tensor = self._engine(to_device(batch, self._device), None)[0]
-        return best
+        return base.predict(self._engine, batch, self._device)
 
     def values(self) -> Iterator[tuple[str, Tensor]]:
         """Every parameter in fp32, gathered one at a time onto every rank; the frozen ones as they were loaded."""

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from megas2s.labels import IGNORED
 from megas2s.models.output import TokenLoss
 
-IGNORED = -100  # a label without loss, as in torch.nn.functional.cross_entropy
 LOGITS_PER_CHUNK = 1 << 27  # elements; bounds memory: 256 MiB of bfloat16 logits
 SOFTMAX_ELEMENTS = {"cpu": 1 << 20}  # a slice whose float32 copy stays in a CPU's cache
 SOFTMAX_ELEMENTS_ELSEWHERE = 1 << 26

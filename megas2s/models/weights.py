@@ -16,27 +16,23 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from megas2s.errors import BadCheckpoint, BadConfig
 from megas2s.files import disk_trouble, is_published, read_json, write_json
 from megas2s.models.config import ModelConfig
-from megas2s.models.parameters import aliases, canonical_parameters, owners, parameter_shapes
+from megas2s.models.parameters import aliases, owners, parameter_shapes
 from megas2s.spec import parse, plain
 
 MODEL, INDEX = "model.json", "model.safetensors.index.json"
 SHARD_BYTES = 4 << 30
 
 UNCHANGED = ("vocab_size", "hidden_size", "num_heads", "ffn_size", "activation", "norm_epsilon", "num_encoder_layers")
-
-Gathered = Callable[[nn.Parameter], AbstractContextManager[object]]
 
 
 def save_tensors(
@@ -137,20 +133,26 @@ def open_weights(folder: Path) -> WeightsReader:
     return WeightsReader(folder, tensors.files, config, metadata)
 
 
-@torch.no_grad()
-def load_weights(
-    model: nn.Module, reader: WeightsReader, sources: Mapping[str, str | None], *, gathered: Gathered = nullcontext
-) -> None:
-    """Copy into each parameter the weights that `sources` names for it (see `start_from`); None leaves it as it is.
+def hand_off(
+    reader: WeightsReader,
+    target: ModelConfig,
+    *,
+    part: Literal["all", "encoder"] = "all",
+    decoder_embeddings: Literal["copied", "random"] = "copied",
+) -> Callable[[str], Tensor | None]:
+    """Where each parameter of a `target` model begins that takes its weights from `reader` (see `start_from`).
 
-    `gathered` makes one parameter whole while it is written, where an engine has it in pieces.
+    Given a canonical name, it reads one tensor in fp32, or answers None for a random start.
     """
-    for name, parameter in canonical_parameters(model).items():
+    sources = start_from(reader.config, target, part=part, decoder_embeddings=decoder_embeddings)
+    shapes = parameter_shapes(target)
+
+    def initial(name: str) -> Tensor | None:
         source = sources[name]
-        if source is None:
-            continue
-        with gathered(parameter):
-            parameter.copy_(reader.tensor(source)[: len(parameter)])  # a longer table of positions is cut
+        # A longer table of positions is cut to the rows that this model has.
+        return None if source is None else reader.tensor(source)[: shapes[name][0]].float()
+
+    return initial
 
 
 def start_from(

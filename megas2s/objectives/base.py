@@ -18,8 +18,6 @@ from torch import Tensor
 from megas2s.models.output import ModelOutput
 from megas2s.tokenizer.vocab import Vocabulary
 
-IGNORED = -100  # a label that carries no loss, as in torch.nn.functional.cross_entropy
-
 Example = dict[str, np.ndarray]  # one row per field, without the batch axis
 Batch = dict[str, Tensor]  # the same fields with a leading batch axis B
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from megas2s.labels import IGNORED
 from megas2s.models.output import VocabularyLoss
-from megas2s.objectives.base import IGNORED, Part
+from megas2s.objectives.base import Part
 
 
 def label_counts(labels: Tensor) -> Tensor:

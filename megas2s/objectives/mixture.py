@@ -18,8 +18,9 @@ from pydantic import Discriminator
 from torch import Tensor
 
 from megas2s.data.mixture import Quotas, integer_shares
+from megas2s.labels import IGNORED
 from megas2s.models.output import ModelOutput
-from megas2s.objectives.base import IGNORED, Batch, Example, Part, RowLengths, Shape
+from megas2s.objectives.base import Batch, Example, Part, RowLengths, Shape
 from megas2s.objectives.clm import CLM
 from megas2s.objectives.denoising import Denoising
 from megas2s.spec import spec

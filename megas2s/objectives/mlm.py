@@ -16,8 +16,9 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
+from megas2s.labels import IGNORED
 from megas2s.models.output import ModelOutput
-from megas2s.objectives.base import IGNORED, Batch, Example, Part, RowLengths, Shape
+from megas2s.objectives.base import Batch, Example, Part, RowLengths, Shape
 from megas2s.objectives.losses import at_positions, label_counts, vocabulary_part
 from megas2s.objectives.noise import special_table, with_end
 from megas2s.spec import spec

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from megas2s.objectives.base import IGNORED, Example, RowLengths
+from megas2s.labels import IGNORED
+from megas2s.objectives.base import Example, RowLengths
 
 Decode = Callable[[np.ndarray], str]  # ids to text, special tokens written by name
 NAMES = 10  # columns that the name of a line takes

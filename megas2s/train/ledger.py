@@ -21,9 +21,10 @@ from typing import NamedTuple
 import numpy as np
 
 from megas2s.errors import BadConfig
+from megas2s.labels import IGNORED
 from megas2s.models.config import ModelConfig
 from megas2s.models.parameters import parameter_shapes
-from megas2s.objectives.base import IGNORED, Objective, RowLengths, Shape
+from megas2s.objectives.base import Objective, RowLengths, Shape
 from megas2s.rng import generator
 from megas2s.tokenizer.vocab import Vocabulary
 from megas2s.train.assemble import check_positions, stage_frozen

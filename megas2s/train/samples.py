@@ -14,8 +14,8 @@ from torch import Tensor
 
 from megas2s import dist
 from megas2s.engine.base import Batch, Engine
+from megas2s.labels import IGNORED
 
-IGNORED = -100
 ROWS = 8
 
 Decode = Callable[[np.ndarray], str]

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from megas2s.data.heldout import heldout_batches, heldout_rows
-from megas2s.data.loader import IGNORED, Columns
+from megas2s.data.loader import Columns
 from megas2s.data.shards import ShardEntry
 from megas2s.data.windows import units
+from megas2s.labels import IGNORED
 
 COLUMNS = Columns(10, 10, True, 1)
 LANGUAGES = ["de", "en"]

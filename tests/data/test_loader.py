@@ -16,11 +16,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megas2s.data.loader import IGNORED, Columns, Loader, Samples, collate, sample_numbers
+from megas2s.data.loader import Columns, Loader, Samples, collate, sample_numbers
 from megas2s.data.mixture import Mixture, Sampling
 from megas2s.data.shards import ShardEntry
 from megas2s.data.windows import units
 from megas2s.errors import BadData, Refusal
+from megas2s.labels import IGNORED
 
 LANGUAGES = ["de", "en", "sw"]
 WINDOW = 8

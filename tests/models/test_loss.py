@@ -4,8 +4,9 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from megas2s.labels import IGNORED
 from megas2s.models import loss as loss_module
-from megas2s.models.loss import IGNORED, cross_entropy
+from megas2s.models.loss import cross_entropy
 
 POSITIONS, WIDTH, VOCABULARY = 11, 8, 53
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from megas2s.errors import BadConfig
+from megas2s.labels import IGNORED
 from megas2s.objectives import Objective, ObjectiveMixture
-from megas2s.objectives.base import IGNORED
 from megas2s.rng import generator
 from megas2s.spec import parse, plain
 

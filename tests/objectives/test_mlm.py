@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megas2s.errors import BadConfig
+from megas2s.labels import IGNORED
 from megas2s.objectives import MLM
-from megas2s.objectives.base import IGNORED, Shape
+from megas2s.objectives.base import Shape
 from megas2s.rng import generator
 from megas2s.spec import parse
 

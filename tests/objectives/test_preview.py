@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from megas2s.labels import IGNORED
 from megas2s.objectives import CLM, Denoising
-from megas2s.objectives.base import IGNORED, RowLengths
+from megas2s.objectives.base import RowLengths
 from megas2s.objectives.preview import fill, preview
 from megas2s.rng import generator
 

@@ -15,12 +15,12 @@ from megas2s.convert.export import export, shape
 from megas2s.convert.importing import incoming
 from megas2s.convert.source import read_tokenizer
 from megas2s.convert.tensors import HubTensors
+from megas2s.labels import IGNORED
 from megas2s.models.config import ModelConfig
 from megas2s.models.parameters import canonical_parameters
 from megas2s.models.presets import PRESETS, preset
 from megas2s.models.transformer import build
 from megas2s.models.weights import open_weights, save_weights
-from megas2s.objectives.base import IGNORED
 from megas2s.tokenizer.load import Tokenizer
 
 TYINGS = ["tied", "tied_to_decoder", "untied"]

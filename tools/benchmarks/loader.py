@@ -21,8 +21,8 @@ from benchmarks import measure, synthetic
 from benchmarks.measure import Table
 from megas2s.data.loader import Loader
 from megas2s.data.mixture import Sampling
+from megas2s.labels import IGNORED
 from megas2s.objectives import Objective
-from megas2s.objectives.base import IGNORED
 from megas2s.objectives.denoising import Denoising
 from megas2s.objectives.mlm import MLM
 from megas2s.train.assemble import StageData, stage_data

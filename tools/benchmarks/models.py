@@ -21,11 +21,12 @@ from megas2s.convert.names import Family
 from megas2s.engine.base import Batch, Precision, Setup
 from megas2s.engine.local import LocalEngine
 from megas2s.engine.optim import AdamW
+from megas2s.labels import IGNORED
 from megas2s.models.config import ModelConfig
 from megas2s.models.freezing import freeze
 from megas2s.models.parameters import canonical_parameters, owners
 from megas2s.models.transformer import Model, build
-from megas2s.objectives.base import IGNORED, Part, Shape
+from megas2s.objectives.base import Part, Shape
 from megas2s.objectives.denoising import Denoising
 from megas2s.objectives.losses import label_counts
 from megas2s.objectives.mlm import MLM
