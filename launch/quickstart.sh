@@ -20,7 +20,7 @@ step "pretraining: encoder (MLM), then encoder-decoder with the encoder frozen, 
 if python -c 'import torch; raise SystemExit(not torch.cuda.is_available())'; then
   deepspeed launch/pretrain.py launch/recipes/sample.yaml "$@"
 else
-  export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+  export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} DS_ACCELERATOR=cpu
   deepspeed --num_gpus 2 launch/pretrain.py launch/recipes/sample.yaml "$@" # two CPU ranks over gloo
 fi
 

@@ -1,7 +1,9 @@
 """Reload two exported folders with transformers, fill a mask and reconstruct a sentence."""
 
 from megas2s import cli
+from megas2s.errors import BadConfig
 
+MASK = "<mask>"
 MASKED = "The train to the coast leaves at <mask> in the morning."
 BROKEN = "The train to the coast at seven in the."
 
@@ -13,6 +15,8 @@ def main() -> None:
     parser.add_argument("--masked", default=MASKED, help="a sentence with one <mask>")
     parser.add_argument("--broken", default=BROKEN, help="a sentence to reconstruct")
     arguments = parser.parse_args()
+    if arguments.masked.count(MASK) != 1:
+        raise BadConfig(f"--masked {arguments.masked!r} has {arguments.masked.count(MASK)} {MASK}; give it one")
 
     import torch
     from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
@@ -23,14 +27,15 @@ def main() -> None:
     with torch.no_grad():
         logits = encoder(**batch).logits
     place = (batch["input_ids"] == tokenizer.mask_token_id).nonzero()[0, 1]
-    best = logits[0, place].topk(5).indices.tolist()
+    best = [tokenizer.decode([token]).strip() for token in logits[0, place].topk(5).indices.tolist()]
     print(f"masked        {arguments.masked}")
-    print(f"filled        {', '.join(repr(tokenizer.decode([token]).strip()) for token in best)}")
+    print(f"filled        {arguments.masked.replace(tokenizer.mask_token, best[0])}")
+    print(f"by rank       {', '.join(map(repr, best))}")
 
     tokenizer = AutoTokenizer.from_pretrained(arguments.seq2seq)
     seq2seq = AutoModelForSeq2SeqLM.from_pretrained(arguments.seq2seq).eval()
     batch = tokenizer(arguments.broken, return_tensors="pt")
-    generated = seq2seq.generate(**batch, max_new_tokens=40, num_beams=1, do_sample=False)
+    generated = seq2seq.generate(**batch, max_length=64, num_beams=1, do_sample=False)
     print(f"broken        {arguments.broken}")
     print(f"reconstructed {tokenizer.decode(generated[0], skip_special_tokens=True)}")
 

@@ -12,6 +12,7 @@ import datetime
 import logging
 import os
 import socket
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -56,6 +57,9 @@ def join(timeout: datetime.timedelta = TIMEOUT) -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank)
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False, timeout=timeout)
+
+# DeepSpeed calls collectives by names that newer torch deprecates, once per rank and launch.
+warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
 
 
 class ZeroEngine:
