@@ -40,6 +40,9 @@ from megas2s.errors import BadConfig
 
 TIMEOUT = datetime.timedelta(minutes=30)
 
+# DeepSpeed calls collectives by names that newer torch deprecates, once per rank and launch.
+warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+
 
 def join(timeout: datetime.timedelta = TIMEOUT) -> None:
     """Join the process group that the launcher describes; a process without a launcher is a group of one."""
@@ -57,9 +60,6 @@ def join(timeout: datetime.timedelta = TIMEOUT) -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank)
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False, timeout=timeout)
-
-# DeepSpeed calls collectives by names that newer torch deprecates, once per rank and launch.
-warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
 
 
 class ZeroEngine:
