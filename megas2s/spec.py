@@ -54,7 +54,7 @@ def nearest(word: str, known: typing.Iterable[str]) -> str:
 
 def _sentence(kind: Any, problem: Any) -> str:
     location = problem["loc"]
-    path = ".".join(str(part) for part in location) or "(top level)"
+    path = ".".join(str(part) for part in location)
     if problem["type"] == "unexpected_keyword_argument":
         owner = _type_at(kind, location[:-1])
         names = [field.name for field in dataclasses.fields(owner)] if dataclasses.is_dataclass(owner) else []
@@ -65,7 +65,7 @@ def _sentence(kind: Any, problem: Any) -> str:
     message = message[:1].lower() + message[1:]
     found = problem.get("input")
     shown = "" if problem["type"] == "value_error" else f", found {_short(found)}"
-    return f"{path}: {message}{shown}"
+    return f"{path}: {message}{shown}" if path else f"{message}{shown}"
 
 
 def _short(value: object) -> str:
