@@ -14,7 +14,7 @@ environment() {
     return 0
   fi
   if [ ! -x "$venv/bin/python" ]; then
-    for python in python3.12 python3.11 python3 none; do
+    for python in python3 python3.12 python3.11 none; do
       if [ "$python" = none ]; then
         echo "error: Python 3.11 or 3.12 is needed and was not found; install one of them" >&2
         return 2
