@@ -68,10 +68,18 @@ class Stage:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if self.batch_tokens % self.row_tokens:
             raise ValueError(f"batch_tokens {self.batch_tokens} is not a multiple of the row length {self.row_tokens}")
+        if self.part == "encoder" and self.init is None:
+            raise ValueError("part: encoder is a part of init:, which is absent; name an earlier stage or a folder")
         if self.part == "encoder" and self.objective.architecture == "seq2seq" and self.decoder is None:
             raise ValueError("part: encoder starts a new decoder here; say how under decoder:")
         if self.decoder is not None and self.objective.architecture == "encoder":
             raise ValueError(f"objective {self.objective.name!r} trains an encoder, which has no decoder:")
+        start = self.decoder
+        if start is not None and self.init is not None and (start.tying, start.embeddings) == ("tied", "random"):
+            raise ValueError(
+                "tying: tied has one matrix, the one that init: brings, so embeddings cannot be random; "
+                "say tied_to_decoder or untied"
+            )
 
     @property
     def target(self) -> int:
