@@ -230,8 +230,8 @@ def finished() -> type[Finished]:
     return Finished
 
 
-@pytest.fixture
-def train_here(tmp_path: Path) -> Iterator[Callable[[dict], Finished]]:
+@pytest.fixture(scope="module")
+def train_here() -> Iterator[Callable[[dict], Finished]]:
     """Train all stages of a recipe, given as plain data, in this process; raises what training raises."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
