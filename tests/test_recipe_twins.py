@@ -1,0 +1,140 @@
+"""Each shipped recipe passes all that a launch checks, and its shrunken twin trains to its end.
+
+A twin is the recipe itself with smaller numbers: stages, objectives, tying, freezing, hand-offs, schedules' shapes and
+optimizers stay as they are. What the stages leave is compared with what the recipe promises, listed here by hand.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from megas2s.models.presets import preset
+from megas2s.prepare import dry_run
+from megas2s.recipe import Recipe, load_recipe
+from megas2s.spec import parse
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPES = {path.stem: path for path in sorted((ROOT / "launch" / "recipes").glob("*.yaml"))}
+PROGRAM = Path(__file__).with_name("every_stage.py")
+LONGEST = 64  # tokens in a row of a twin
+DEEPEST = 3  # layers of a twin's deeper stack
+
+PROMISED = {  # of each stage: an encoder, or how the embeddings of its seq2seq model are tied; and what is frozen
+    "alexatm_20b": {"mlm": "encoder", "seq2seq_frozen": "untied, encoder frozen", "seq2seq": "untied"},
+    "extract_encoder": {"seq2seq": "tied", "mlm": "encoder"},
+    "mlm": {"mlm": "encoder"},
+    "sample": {"mlm": "encoder", "seq2seq_frozen": "tied_to_decoder, encoder frozen", "seq2seq": "tied_to_decoder"},
+    "seq2seq_from_scratch": {"seq2seq": "tied"},
+    "shallow_decoder": {"seq2seq": "tied", "mlm": "encoder"},
+    "two_stage": {"mlm": "encoder", "seq2seq_frozen": "tied_to_decoder, encoder frozen", "seq2seq": "tied_to_decoder"},
+    "two_stage_frozen": {"mlm": "encoder", "seq2seq": "tied_to_decoder, encoder frozen"},
+}
+LAYERS = {  # of encoder and decoder in the twin: as deep, against each other, as in the recipe
+    "alexatm_20b": (3, 2),
+    "shallow_decoder": (3, 1),
+    **dict.fromkeys(PROMISED.keys() - {"alexatm_20b", "shallow_decoder"}, (3, 3)),
+}
+MATRICES = {
+    "encoder": {"encoder.embed.weight"},
+    "tied": {"shared.weight"},
+    "tied_to_decoder": {"encoder.embed.weight", "decoder.embed.weight"},
+    "untied": {"encoder.embed.weight", "decoder.embed.weight", "head.weight"},
+}
+
+
+def twin(name: str, *, run: Path, corpus: Path, ranks: int = 1) -> dict:
+    """The recipe of that name as plain data, with numbers that train in a second a stage."""
+    data = yaml.safe_load(RECIPES[name].read_text(encoding="utf-8"))
+    data |= {"run": str(run), "corpus": str(corpus), "workers": 0}
+    data["model"] = small_model(data["model"])
+    data["log"] = {"every": 1, "evaluate_every": 2, "heldout_rows": 1, "samples_every": 2, "tensorboard": False}
+    data["checkpoints"] |= {"every": 1}
+    longest = max(stage["length"] for stage in data["stages"])
+    for stage in data["stages"]:
+        length = stage["length"] * LONGEST // longest
+        stage["schedule"] = {**stage["schedule"], "warmup_steps": 1 if stage["schedule"]["warmup_steps"] else 0}
+        stage |= {"length": length, "batch_tokens": 4 * length * ranks, "micro_batch": 2, "steps": 2}
+        stage |= {"precision": "fp32"} | ({"engine": {"name": "local"}} if ranks == 1 else {})
+    return data
+
+
+def small_model(choice: dict) -> dict:
+    """A tiny model whose stacks are as deep, against each other, as those that the recipe chooses."""
+    shape = preset(choice["preset"], vocab_size=1)
+    depths = [
+        choice.get("num_encoder_layers", shape.num_encoder_layers),
+        choice.get("num_decoder_layers", shape.num_decoder_layers),
+    ]
+    layers = [max(1, round(depth * DEEPEST / max(depths))) for depth in depths]
+    width = {"hidden_size": 32, "num_heads": 4, "ffn_size": 64, "max_positions": LONGEST}
+    return {**width, "num_encoder_layers": layers[0], "num_decoder_layers": layers[1], "dropout": shape.dropout}
+
+
+def assert_as_promised(left, name: str, data: dict) -> None:
+    """Every stage left the model that the recipe promises, moved what trains and nothing else."""
+    inits = {stage["name"]: stage.get("init") for stage in data["stages"]}
+    assert inits.keys() == PROMISED[name].keys()
+    for stage, promise in PROMISED[name].items():
+        kind, _, frozen = promise.partition(", ")
+        config, weights = left.config(stage), left.weights(stage)
+        assert config.num_encoder_layers == LAYERS[name][0]
+        assert config.num_decoder_layers == (0 if kind == "encoder" else LAYERS[name][1])
+        assert weights.keys() & set().union(*MATRICES.values()) == MATRICES[kind]
+        assert ("mlm.bias" in weights) == (kind == "encoder")
+        assert len(left.losses(stage)) == 2
+        assert all(map(math.isfinite, left.losses(stage) + left.losses(stage, "heldout")))
+        if inits[stage] is not None:
+            before = left.weights(inits[stage])
+            shared = [key for key in weights if key.startswith("encoder.") and key in before]
+            stood_still = {key for key in shared if torch.equal(weights[key], before[key])}
+            expected = set(shared) if frozen else {key for key in stood_still if key.endswith("attention.k.bias")}
+            assert stood_still == expected
+
+
+def test_every_shipped_recipe_has_its_promise_here():
+    assert PROMISED.keys() == RECIPES.keys()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_passes_as_it_stands_all_that_a_launch_checks(name: str, corpus_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)  # ds_configs/ is looked up from the working directory
+    recipe = load_recipe(RECIPES[name], [f"corpus={corpus_folder}", f"run={tmp_path / 'run'}"])
+    plan = dry_run(recipe)
+    assert [stage.name for stage in recipe.stages] == list(PROMISED[name])
+    for stage in recipe.stages:
+        assert f"stage {stage.name}: {stage.objective.name}, {stage.steps} steps of {stage.rows} rows" in plan
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_twin_differs_from_its_recipe_in_numbers_alone(name: str, corpus_folder, tmp_path):
+    recipe = load_recipe(RECIPES[name])
+    small = parse(Recipe, twin(name, run=tmp_path, corpus=corpus_folder), source="twin")
+    kept = ("name", "init", "part", "decoder", "freeze", "frozen_dropout", "objective", "optimizer")
+    for stage, smaller in zip(recipe.stages, small.stages, strict=True):
+        assert [getattr(stage, field) for field in kept] == [getattr(smaller, field) for field in kept]
+        assert stage.schedule.shape == smaller.schedule.shape
+        assert stage.activation_checkpointing == smaller.activation_checkpointing
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_twin_trains_to_its_end_and_leaves_what_the_recipe_promises(name: str, train_here, corpus_folder, tmp_path):
+    data = twin(name, run=tmp_path / "run", corpus=corpus_folder)
+    assert_as_promised(train_here(data), name, data)
+
+
+@pytest.mark.slow
+@pytest.mark.ranks
+def test_the_twin_of_alexatm_trains_under_zero3_on_two_ranks(ranks, finished, corpus_folder, tmp_path):
+    data = twin("alexatm_20b", run=tmp_path / "run", corpus=corpus_folder, ranks=2)
+    assert {stage["engine"]["config"] for stage in data["stages"]} == {"ds_configs/zero3.json"}
+    path = tmp_path / "twin.yaml"
+    path.write_text(yaml.safe_dump(data), encoding="utf-8")
+    done = ranks(2, PROGRAM, path)
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert_as_promised(finished(tmp_path / "run"), "alexatm_20b", data)
