@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from megas2s import dist
 from megas2s.engine import base, zero_state
 from megas2s.engine.base import (
-    DTYPES,
     MOMENTS,
     Batch,
     Setup,
@@ -175,7 +174,8 @@ class ZeroEngine:
         if self._stage < 3:
             model = self._setup.build()
         else:
-            with deepspeed.zero.Init(config_dict_or_path=config, dtype=DTYPES[self._setup.precision]):
+            # The dtype comes from `config`: DeepSpeed 0.19.8 ignores one given by name where fp16 is not supported.
+            with deepspeed.zero.Init(config_dict_or_path=config):
                 model = self._setup.build()
         for name, parameter in model.named_parameters():
             value = self._setup.initial(name)
