@@ -126,6 +126,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise BadConfig(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise BadConfig(f"{path} must be a mapping of keys to values, found {type(data).__name__}")
+    data = _unshared(data)
     for override in overrides:
         _override(data, override)
     recipe: Recipe = parse(Recipe, data, source=str(path))
@@ -135,6 +136,13 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 def dump_recipe(recipe: Recipe) -> str:
     """The resolved recipe as YAML: every default spelt out, loadable again."""
     return yaml.safe_dump(plain(Recipe, recipe), sort_keys=False, allow_unicode=True)
+
+
+def _unshared(value: Any) -> Any:
+    """A copy in which no two places are one object, as YAML makes them of an anchor: an override is for one place."""
+    if isinstance(value, dict):
+        return {key: _unshared(inner) for key, inner in value.items()}
+    return [_unshared(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _override(data: dict[str, Any], text: str) -> None:

@@ -43,6 +43,11 @@ def test_overrides_reach_into_stages_by_name_and_by_number():
     assert recipe.stages[1].schedule.lr == 1e-4
 
 
+def test_an_override_is_for_its_own_stage_though_others_share_the_anchor():
+    recipe = load_recipe("launch/recipes/sample.yaml", ["stages.mlm.optimizer.grad_clip=0.25"])
+    assert [stage.optimizer.grad_clip for stage in recipe.stages] == [0.25, 1.0, 1.0]
+
+
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
