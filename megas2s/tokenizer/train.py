@@ -18,16 +18,21 @@ from __future__ import annotations
 
 import io
 import logging
+import multiprocessing
+import os
 import re
+import signal
 import string
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from sentencepiece import SentencePieceTrainer
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
-from megas2s.errors import BadConfig, BadData
+from megas2s.errors import BadConfig, BadData, Refusal
 from megas2s.spec import plain, spec
 from megas2s.tokenizer import folder as tokenizer_folder
 from megas2s.tokenizer.export import companions
@@ -37,6 +42,8 @@ from megas2s.tokenizer.sample import BalancedSample
 from megas2s.tokenizer.text import normalise
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 MULTIPLE = 128
 LONGEST = 1000  # characters of one training line; longer ones are cut
@@ -146,15 +153,16 @@ def tag(language: str) -> str:
 
 def _train_model(sample: BalancedSample, spec: TokenizerSpec, languages: list[str]) -> ModelProto:
     reserved = [f"[reserved_{number}]" for number in range(spec.language_slots - len(languages))]
-    used: dict[str, int] = {}
 
-    def lines() -> Iterator[str]:
-        for language, line in sample.lines():
-            used[language] = used.get(language, 0) + len(line)
-            yield line
+    def train_model() -> tuple[bytes, dict[str, int]]:
+        used: dict[str, int] = {}
 
-    written = io.BytesIO()
-    try:
+        def lines() -> Iterator[str]:
+            for language, line in sample.lines():
+                used[language] = used.get(language, 0) + len(line)
+                yield line
+
+        written = io.BytesIO()
         SentencePieceTrainer.train(
             sentence_iterator=lines(),
             model_writer=written,
@@ -177,12 +185,61 @@ def _train_model(sample: BalancedSample, spec: TokenizerSpec, languages: list[st
             num_threads=spec.num_threads,
             minloglevel=2,
         )
+        return written.getvalue(), used
+
+    try:
+        serialized, used = _apart(train_model)
     except RuntimeError as error:
         raise _explained(error, spec) from None
     total = sum(used.values())
     shares = ", ".join(f"{language} {100 * used[language] / total:.1f} %" for language in sorted(used))
     log.info("tokenizer sample: %d of %d characters: %s", total, sum(sample.seen.values()), shares)
-    return ModelProto.FromString(written.getvalue())
+    return ModelProto.FromString(serialized)
+
+
+def _apart(train: Callable[[], T]) -> T:
+    """What `train` returns or raises, in a process of its own, which ends when this one does or is interrupted.
+
+    SentencePiece spends hours outside Python, where Ctrl-C is not heard, and what is raised while it reads lines comes
+    out as an error of its own.
+    """
+    context = multiprocessing.get_context("fork")  # the lines are there without being sent
+    ours, theirs = context.Pipe(duplex=False)
+    child = context.Process(target=_answer, args=(theirs, train), daemon=True)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # for the child, which this process ends
+    child.start()
+    theirs.close()
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        answer: T | Exception = ours.recv()
+    except EOFError:
+        child.join()
+        raise Refusal(
+            f"the process that trains the tokenizer died (exit code {child.exitcode}), perhaps for want of memory; "
+            "lower sample_characters"
+        ) from None
+    finally:
+        child.kill()
+        child.join()
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _answer(pipe: Connection, train: Callable[[], object]) -> None:
+    """The child's work."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        pipe.send(train())
+    except Exception as error:
+        pipe.send(error)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _explained(error: RuntimeError, spec: TokenizerSpec) -> BadConfig:

@@ -5,9 +5,10 @@ import sys
 from collections import Counter
 
 import pytest
+from sentencepiece import SentencePieceTrainer
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
-from megas2s.errors import BadConfig, BadData
+from megas2s.errors import BadConfig, BadData, Refusal
 from megas2s.spec import parse
 from megas2s.tokenizer import folder as tokenizer_folder
 from megas2s.tokenizer.load import PART
@@ -237,3 +238,9 @@ def test_the_tool_plans_without_training(tmp_path, corpus):
 def test_train_tokenizer_returns_what_load_reads(tmp_path, tokenizer):
     made = train_tokenizer(documents(), SPEC, tmp_path / "again")
     assert made.fingerprint == tokenizer.fingerprint
+
+
+def test_a_training_that_dies_is_refused_with_a_way_out(monkeypatch):
+    monkeypatch.setattr(SentencePieceTrainer, "train", lambda **_: os._exit(9))
+    with pytest.raises(Refusal, match=r"died \(exit code 9\), perhaps for want of memory; lower sample_characters"):
+        train(documents(), SPEC)
