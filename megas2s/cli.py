@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from megas2s.errors import BadConfig, Refusal
@@ -53,6 +54,24 @@ def recipe_parser(description: str) -> argparse.ArgumentParser:
         "--local_rank", type=int, default=0, help=argparse.SUPPRESS
     )  # the deepspeed launcher adds it
     return arguments
+
+
+def look_first(arguments: argparse.ArgumentParser, *, dry_run: str) -> None:
+    """Add --print-config and --dry-run to a script that takes no recipe; `dry_run` is what the latter does there."""
+    arguments.add_argument("--print-config", action="store_true", help="print all settings as YAML and stop")
+    arguments.add_argument("--dry-run", action="store_true", help=dry_run)
+
+
+def print_settings(given: argparse.Namespace) -> None:
+    """What --print-config prints where there is no recipe: the arguments with their defaults, as YAML."""
+    import yaml
+
+    settings = {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in vars(given).items()
+        if name not in ("print_config", "dry_run")
+    }
+    print(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), end="")
 
 
 def run(main: Callable[[], int | None]) -> None:

@@ -74,6 +74,7 @@ def _command(commands, name: str, says: str) -> argparse.ArgumentParser:
     parser.add_argument("--one-process", action="store_true", help="all arms in this process; memory is not told apart")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the tables with settings and environment")
     parser.add_argument("--work", type=Path, default=Path("build/bench"), metavar="FOLDER", help="for what is written")
+    cli.look_first(parser, dry_run="check that this can run here, say what would be timed, write nothing")
     return parser
 
 
@@ -81,6 +82,9 @@ def main() -> int:
     given = arguments()
     if given.quick:
         given.rounds = 2
+    if given.print_config:
+        cli.print_settings(given)
+        return 0
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # all comparisons of tokenizers are per core
 
@@ -90,8 +94,12 @@ def main() -> int:
 
     if given.rounds < 1:
         raise BadConfig(f"--rounds must be at least 1, got {given.rounds}")
+    benchmark = importlib.import_module(f"benchmarks.{given.command}")
+    if given.dry_run:
+        print(f"would time {given.command} in {given.rounds} rounds, with {given.work} for what is written")
+        return 0
     given.work.mkdir(parents=True, exist_ok=True)
-    tables = importlib.import_module(f"benchmarks.{given.command}").run(given)
+    tables = benchmark.run(given)
     for table in tables:
         measure.show(table)
     if given.json is not None:

@@ -7,8 +7,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from megas2s import cli
+
+if TYPE_CHECKING:
+    from megas2s.models.config import ModelConfig
+    from megas2s.tokenizer.folder import Stored
 
 
 def arguments() -> argparse.Namespace:
@@ -22,11 +27,15 @@ def arguments() -> argparse.Namespace:
     add("out", help="folder of weights to write")
     add("--no-tokenizer", action="store_true", help="leave the tokenizer behind")
     add("--overwrite", action="store_true", help="replace weights that were imported before")
+    cli.look_first(parser, dry_run="find and check everything, say what would be written, write nothing")
     return parser.parse_args()
 
 
 def main() -> None:
     given = arguments()
+    if given.print_config:
+        cli.print_settings(given)
+        return
 
     import shutil
 
@@ -53,6 +62,10 @@ def main() -> None:
     if tokenizer is not None:
         source.check_vocabulary(tokenizer, folder, found.config)
         metadata["tokenizer"] = tokenizer.fingerprint
+    if given.dry_run:
+        print("would write ", end="")
+        describe(out, found.config, tokenizer)
+        return
     temporary = files.temporary_folder(out)
     shutil.rmtree(temporary, ignore_errors=True)
     save_weights(temporary, found.tensors(), config=found.config, metadata=metadata)
@@ -61,7 +74,11 @@ def main() -> None:
     files.publish(temporary, out, {"kind": kind, "from": folder.name})
     for note in found.notes:
         print(f"note: {note}")
-    config = found.config
+    describe(out, found.config, tokenizer)
+
+
+def describe(out: Path, config: ModelConfig, tokenizer: Stored | None) -> None:
+    """One line on what lies, or would lie, at `out`."""
     decoder = f", {config.num_decoder_layers} decoder layers, {config.tying}" if config.is_seq2seq else ""
     print(f"{out}: {config.num_encoder_layers} encoder layers{decoder}, width {config.hidden_size}", end="")
     print(f", tokenizer {tokenizer.fingerprint[:16]}" if tokenizer is not None else ", no tokenizer")

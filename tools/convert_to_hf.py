@@ -32,7 +32,7 @@ def arguments() -> argparse.Namespace:
     add("--tokenizer", metavar="FOLDER", help="tokenizer of the weights; otherwise the run's, or its corpus'")
     add("--overwrite", action="store_true", help="replace an export of other weights or settings")
     add("--no-check", action="store_true", help="do not reload and compare, for models beyond this machine's memory")
-    add("--dry-run", action="store_true", help="find and check everything, say what would be written, write nothing")
+    cli.look_first(parser, dry_run="find and check everything, say what would be written, write nothing")
     return parser.parse_args()
 
 
@@ -48,6 +48,9 @@ def shard_bytes(text: str) -> int:
 
 def main() -> None:
     given = arguments()
+    if given.print_config:
+        cli.print_settings(given)
+        return
     limit = shard_bytes(given.shard_size)
 
     import torch

@@ -21,7 +21,11 @@ def main() -> None:
     add("--alpha", type=float, default=0.5, help="languages are read in proportion to tokens ** alpha")
     add("--split", choices=("train", "heldout"), default="train", help="documents whose tokens are counted")
     add("--json", action="store_true", help="one JSON object instead of a table")
+    cli.look_first(parser, dry_run="check the corpus, its tokenizer and the flags, count nothing")
     given = parser.parse_args()
+    if given.print_config:
+        cli.print_settings(given)
+        return
 
     import json
 
@@ -36,6 +40,9 @@ def main() -> None:
     vocab_size = Tokenizer.load(corpus.tokenizer_folder).vocabulary.size
     sampling = parse(Sampling, {"alpha": given.alpha}, source="--alpha")
     share = statistics.shares(corpus, sampling)
+    if given.dry_run:
+        print(f"would count the tokens of {len(share)} languages in {len(corpus.shards(given.split))} shards")
+        return
     counts = statistics.unigrams(corpus, given.split, vocab_size)
     if missing := sorted(counts.keys() - share.keys()):
         raise BadConfig(f"--split {given.split}: no training documents of {', '.join(missing)}, so no share; drop them")

@@ -130,9 +130,17 @@ def main() -> None:
     parser = cli.parser(__doc__ or "", epilog="Needs matplotlib: pip install megas2s[dev].")
     parser.add_argument("runs", nargs="+", metavar="run", help="folder of a run")
     parser.add_argument("--out", default="plots", help="folder for losses.png, languages.png and throughput.png")
+    cli.look_first(parser, dry_run="read the runs, say what would be drawn, draw nothing")
     given = parser.parse_args()
+    if given.print_config:
+        cli.print_settings(given)
+        return
     runs = [Path(name) for name in given.runs]
     stages = [stage for run in runs for stage in read_run(run, alone=len(runs) == 1)]
+    if given.dry_run:
+        for stage in stages:
+            print(f"would draw {stage.label}, {len(stage.lines)} lines, to {given.out}")
+        return
     for path in draw(stages, Path(given.out)):
         print(path)
 

@@ -59,13 +59,16 @@ def arguments() -> argparse.ArgumentParser:
     )
     making.add_argument("--allow-empty-languages", action="store_true", help="go on without languages of no document")
     making.add_argument("--workers", type=int, metavar="N", help="processes (default: all cores)")
-    making.add_argument("--dry-run", action="store_true", help="list inputs, languages and bytes, and stop")
     making.add_argument("--verify", action="store_true", help="read every shard again and check its SHA-256")
+    cli.look_first(parser, dry_run="list inputs, languages and bytes, and stop")
     return parser
 
 
 def main() -> int:
     given = arguments().parse_args()
+    if given.print_config:
+        cli.print_settings(given)
+        return 0
 
     import logging
 

@@ -1,5 +1,7 @@
 """Reload two exported folders with transformers, fill a mask and reconstruct a sentence."""
 
+from pathlib import Path
+
 from megas2s import cli
 from megas2s.errors import BadConfig
 
@@ -14,15 +16,27 @@ def main() -> None:
     parser.add_argument("seq2seq", help="folder exported from an encoder-decoder")
     parser.add_argument("--masked", default=MASKED, help="a sentence with one <mask>")
     parser.add_argument("--broken", default=BROKEN, help="a sentence to reconstruct")
+    cli.look_first(parser, dry_run="load both, say their sizes, show nothing")
     arguments = parser.parse_args()
+    if arguments.print_config:
+        cli.print_settings(arguments)
+        return
     if arguments.masked.count(MASK) != 1:
         raise BadConfig(f"--masked {arguments.masked!r} has {arguments.masked.count(MASK)} {MASK}; give it one")
+    for folder in (arguments.encoder, arguments.seq2seq):
+        if not (Path(folder) / "config.json").is_file():
+            raise BadConfig(f"{folder} has no config.json: no exported model; tools/convert_to_hf.py makes one")
 
     import torch
     from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(arguments.encoder)
     encoder = AutoModelForMaskedLM.from_pretrained(arguments.encoder).eval()
+    seq2seq = AutoModelForSeq2SeqLM.from_pretrained(arguments.seq2seq).eval()
+    if arguments.dry_run:
+        for folder, model in ((arguments.encoder, encoder), (arguments.seq2seq, seq2seq)):
+            print(f"{folder}: {type(model).__name__} of {model.num_parameters():,} parameters")
+        return
     batch = tokenizer(arguments.masked, return_tensors="pt")
     with torch.no_grad():
         logits = encoder(**batch).logits
@@ -33,7 +47,6 @@ def main() -> None:
     print(f"by rank       {', '.join(map(repr, best))}")
 
     tokenizer = AutoTokenizer.from_pretrained(arguments.seq2seq)
-    seq2seq = AutoModelForSeq2SeqLM.from_pretrained(arguments.seq2seq).eval()
     batch = tokenizer(arguments.broken, return_tensors="pt")
     generated = seq2seq.generate(**batch, max_length=64, num_beams=1, do_sample=False)
     print(f"broken        {arguments.broken}")

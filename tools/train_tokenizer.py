@@ -123,7 +123,7 @@ def reusable(output: Path, record: dict[str, object], *, overwrite: bool) -> boo
     return True
 
 
-def bring(source: Path, output: Path, *, overwrite: bool) -> None:
+def bring(source: Path, output: Path, given: argparse.Namespace) -> None:
     from megas2s.errors import BadData
     from megas2s.tokenizer.folder import write
     from megas2s.tokenizer.importing import import_model
@@ -132,8 +132,14 @@ def bring(source: Path, output: Path, *, overwrite: bool) -> None:
         raise BadData(f"there is no {source} to import; give a .model file or a folder that holds one")
     stored = import_model(source)
     record: dict[str, object] = {"settings": {"import": stored.fingerprint}}
-    if reusable(output, record, overwrite=overwrite):
+    if given.print_config:
+        print(json.dumps(record["settings"], indent=2))
+        return
+    if reusable(output, record, overwrite=given.overwrite):
         print(f"{output} holds this tokenizer already")
+        return
+    if given.dry_run:
+        print(f"would write {stored.metadata.size} ids from {source} to {output}")
         return
     write(stored, output, record)
     print(f"{output}: {stored.metadata.size} ids, imported from {source}; fingerprint {stored.fingerprint[:16]}")
@@ -144,7 +150,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     output = Path(given.output)
     if given.import_model:
-        return bring(Path(given.import_model), output, overwrite=given.overwrite)
+        return bring(Path(given.import_model), output, given)
 
     from megas2s.data.documents import input_files, read_documents
     from megas2s.data.inputs import Inputs
