@@ -1,0 +1,262 @@
+"""Checkpoints: whole or not there, checked to the last byte, kept as long as they are wanted, bound to their recipe."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from megas2s import files
+from megas2s.engine.base import MOMENTS, Setup
+from megas2s.engine.local import LocalEngine
+from megas2s.engine.optim import AdamW
+from megas2s.errors import BadCheckpoint
+from megas2s.models.config import ModelConfig
+from megas2s.models.freezing import freeze
+from megas2s.models.transformer import build
+from megas2s.objectives.mlm import MLM
+from megas2s.train import checkpoint
+from megas2s.train.state import TrainState
+
+CONFIG = ModelConfig(vocab_size=32, hidden_size=8, num_heads=2, ffn_size=8, num_encoder_layers=1, max_positions=8)
+BINDING = {"seed": "17", "stage.schedule.lr": "0.001"}
+
+
+@pytest.fixture
+def make_engine():
+    """A tiny engine whose moments are told apart from each other and from the weights."""
+
+    def make(*frozen: str) -> LocalEngine:
+        def construct():
+            model = build(CONFIG)
+            freeze(model, frozen)
+            return model
+
+        setup = Setup(
+            build=construct,
+            initial=lambda name: None,
+            losses=MLM(),
+            optimizer=AdamW(),
+            precision="fp32",
+            micro_batch=1,
+            micro_batches=1,
+            languages=1,
+            init_seed=1,
+            dropout_seed=lambda step, index, rank: 0,
+        )
+        engine = LocalEngine(setup)
+        shapes = {name: tensor.shape for name, tensor in engine.values()}
+        engine.load_moments(
+            lambda kind, name: torch.full(shapes[name], len(name) + MOMENTS.index(kind) / 2), {"optimizer_step": 6.0}
+        )
+        return engine
+
+    return make
+
+
+@pytest.fixture
+def save(make_engine, tmp_path):
+    """Save a checkpoint of a step in the stage's folder `tmp_path`; gives its folder."""
+
+    def at(step: int, engine: LocalEngine | None = None):
+        folder = checkpoint.step_folder(tmp_path, step)
+        state = TrainState(step=step, tokens=10 * step, skipped=1)
+        checkpoint.save(folder, engine or make_engine(), state, CONFIG, {"stage": "mlm"}, binding=BINDING)
+        return folder
+
+    return at
+
+
+def steps(stage_folder):
+    return [int(folder.name.removeprefix("step_")) for folder in checkpoint.published(stage_folder)]
+
+
+def test_a_checkpoint_gives_back_every_tensor_and_counter(save, make_engine, tmp_path):
+    engine = make_engine()
+    folder = save(4, engine)
+    saved = checkpoint.newest(tmp_path)
+    assert saved.folder == folder
+    assert saved.state == TrainState(step=4, tokens=40, skipped=1)
+    assert saved.counters == engine.counters() == {"optimizer_step": 6.0}
+    assert (saved.weights.config, saved.weights.metadata) == (CONFIG, {"stage": "mlm"})
+    values = dict(engine.values())
+    assert set(saved.weights.names) == values.keys()
+    assert all(torch.equal(saved.weights.tensor(name), value) for name, value in values.items())
+    moments = {(kind, name): saved.moment(kind, name) for kind in MOMENTS for name in values}
+    assert {f"{kind}.{name}" for kind, name in moments} == set(saved.optimizer.names)
+    assert all(torch.equal(moments[tuple(key.split(".", 1))], value) for key, value in engine.moments())
+
+
+def test_its_manifest_names_what_it_is_and_every_file(save):
+    folder = save(4)
+    manifest = files.read_json(folder / files.MANIFEST)
+    assert (manifest["kind"], manifest["step"]) == ("checkpoint", 4)
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert manifest["files"].keys() == found - {files.MANIFEST}
+
+
+@pytest.mark.parametrize("where", ["values", "moments"])
+def test_a_save_that_breaks_off_leaves_nothing_that_counts_and_nothing_for_the_next_one(
+    save, make_engine, monkeypatch, tmp_path, where
+):
+    save(2)
+    engine = make_engine()
+    whole = getattr(engine, where)
+
+    def breaks_off():
+        yield from itertools.islice(whole(), 1)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, where, breaks_off)
+        with pytest.raises(KeyboardInterrupt):
+            save(4, engine)
+    assert not checkpoint.step_folder(tmp_path, 4).exists()
+    assert checkpoint.newest(tmp_path).state.step == 2
+    (left,) = [path for path in (tmp_path / "checkpoints").iterdir() if not files.is_published(path)]
+    (left / "stray").write_text("of the first attempt")
+    folder = save(4, engine)
+    assert not left.exists()
+    assert "stray" not in files.verify(folder)["files"]
+
+
+def test_a_checkpoint_without_its_manifest_does_not_count(save, tmp_path, caplog):
+    save(2)
+    (save(4) / files.MANIFEST).unlink()
+    assert steps(tmp_path) == [2]
+    assert checkpoint.newest(tmp_path).state.step == 2
+    assert not caplog.records  # it was never finished: nothing has been lost
+
+
+def test_without_any_checkpoint_a_stage_begins_anew(tmp_path, save):
+    assert checkpoint.newest(tmp_path) is None
+    (save(2) / files.MANIFEST).unlink()
+    assert checkpoint.newest(tmp_path) is None
+
+
+def test_the_newest_is_the_one_of_the_highest_step_however_long_its_number(save, tmp_path):
+    for step in (99_999_999, 100_000_000, 3):
+        save(step)
+    assert steps(tmp_path) == [3, 99_999_999, 100_000_000]
+    assert checkpoint.newest(tmp_path).state.step == 100_000_000
+
+
+def test_a_change_to_any_of_its_files_is_found(save, tmp_path, caplog):
+    save(2)
+    folder = save(4)
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    assert len(paths) == 7  # weights and moments with an index each, the model, the state, the manifest
+    for path in paths:
+        content = path.read_bytes()
+        path.write_bytes(content[:-2])
+        with pytest.raises(BadCheckpoint, match=str(path)):
+            checkpoint.read(folder)
+        caplog.clear()
+        assert checkpoint.newest(tmp_path).state.step == 2
+        assert f"passing over a damaged checkpoint: {path}" in caplog.text
+        path.write_bytes(content)
+    assert checkpoint.newest(tmp_path).state.step == 4
+
+
+@pytest.mark.parametrize(
+    ("rules", "kept"),
+    [
+        ({"keep_last": 1}, [12]),
+        ({"keep_last": 2}, [10, 12]),
+        ({"keep_last": 9}, [2, 4, 6, 8, 10, 12]),
+        ({"keep_last": 1, "keep_every": 4}, [4, 8, 12]),
+        ({"keep_last": 1, "keep_every": 5}, [10, 12]),
+        ({"keep_last": 1, "needed": 4}, [4, 12]),
+        ({"keep_last": 2, "keep_every": 6, "needed": 2}, [2, 6, 10, 12]),
+    ],
+    ids=str,
+)
+def test_the_last_ones_the_multiples_and_the_needed_one_stay(tmp_path, rules, kept):
+    for step in (2, 4, 6, 8, 10, 12):
+        put(tmp_path, step)
+    needed = checkpoint.step_folder(tmp_path, rules["needed"]) if "needed" in rules else None
+    checkpoint.retain(tmp_path, **{"step": 12, "keep_every": 0, **rules, "needed": needed})
+    assert steps(tmp_path) == kept
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [f"step_{step:08d}" for step in kept]
+
+
+def test_checkpoints_after_the_last_step_neither_count_nor_go(tmp_path):
+    """A run that passed over the damaged ones of steps 6 and 8 is at 4: what it resumed from is its last good one."""
+    for step in (2, 4, 6, 8):
+        put(tmp_path, step)
+    checkpoint.retain(tmp_path, step=4, keep_last=1, keep_every=0)
+    assert steps(tmp_path) == [4, 6, 8]
+
+
+def test_half_written_ones_go(tmp_path):
+    put(tmp_path, 2)
+    for name in (".tmp-step_00000004", "step_00000006"):
+        (tmp_path / "checkpoints" / name / "weights").mkdir(parents=True)
+    checkpoint.retain(tmp_path, step=2, keep_last=1, keep_every=0)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000002"]
+
+
+def test_only_the_first_rank_deletes(tmp_path, monkeypatch):
+    for step in (2, 4):
+        put(tmp_path, step)
+    monkeypatch.setenv("RANK", "1")
+    checkpoint.retain(tmp_path, step=4, keep_last=1, keep_every=0)
+    assert steps(tmp_path) == [2, 4]
+
+
+def put(stage_folder, step):
+    """Publish a folder that passes for a checkpoint wherever only its name and its manifest are looked at."""
+    folder = checkpoint.step_folder(stage_folder, step)
+    temporary = files.temporary_folder(folder)
+    temporary.mkdir(parents=True)
+    files.publish(temporary, folder, {})
+
+
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        ({"seed": "18"}, "seed was 17 and is now 18"),
+        ({"stage.part": "all"}, "stage.part was absent and is now all"),
+        ({"seed": None}, "seed was 17 and is now absent"),
+        ({"stage.schedule.lr": "0.1", "corpus": "c"}, "corpus was absent and is now c"),
+    ],
+)
+def test_what_belongs_to_another_recipe_is_refused_by_its_first_difference(save, make_engine, tmp_path, now, said):
+    binding = {key: value for key, value in {**BINDING, **now}.items() if value is not None}
+    saved = checkpoint.read(save(2))
+    checkpoint.check_binding(saved, BINDING)
+    with pytest.raises(BadCheckpoint, match=f"{saved.folder} belongs to another recipe: {said}; put it back, or"):
+        checkpoint.check_binding(saved, binding)
+    checkpoint.save_final(tmp_path, make_engine(), saved.state, CONFIG, {}, binding=BINDING)
+    checkpoint.check_complete(tmp_path, BINDING)
+    with pytest.raises(BadCheckpoint, match=f"{tmp_path / 'weights'} belongs to another recipe: {said}; put it"):
+        checkpoint.check_complete(tmp_path, binding)
+
+
+def test_a_stage_is_complete_once_its_weights_are_whole(make_engine, monkeypatch, tmp_path):
+    engine, state = make_engine(), TrainState(step=6, tokens=60)
+
+    def breaks_off():
+        yield next(values())
+        raise KeyboardInterrupt
+
+    values = engine.values
+    monkeypatch.setattr(engine, "values", breaks_off)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save_final(tmp_path, engine, state, CONFIG, {}, binding=BINDING)
+    assert not checkpoint.is_complete(tmp_path)
+    monkeypatch.undo()
+    checkpoint.save_final(tmp_path, engine, state, CONFIG, {}, binding=BINDING)
+    assert checkpoint.is_complete(tmp_path)
+    manifest = files.verify(tmp_path / "weights")
+    assert (manifest["kind"], manifest["step"], manifest["tokens"], manifest["binding"]) == ("weights", 6, 60, BINDING)
+    (tmp_path / "weights" / files.MANIFEST).write_text("{}")
+    with pytest.raises(BadCheckpoint, match=r"MANIFEST\.json is damaged; restore it from a copy"):
+        checkpoint.check_complete(tmp_path, BINDING)
+
+
+def test_a_checkpoint_is_needed_as_long_as_frozen_weights_are_read_from_it(save, make_engine):
+    trained, frozen = save(2), save(4, make_engine("encoder.*"))
+    assert checkpoint.read(trained).needed is None
+    assert checkpoint.read(frozen).needed == frozen
