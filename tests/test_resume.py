@@ -24,7 +24,7 @@ from megas2s.train import checkpoint
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 120  # until a launch has shown the step it is to be killed at
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(900)  # twelve starts of two ranks, on a machine that may be busy
 
 
 class Interrupted(Exception):
