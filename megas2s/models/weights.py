@@ -169,6 +169,11 @@ def start_from(
     language modelling stays with encoders.
     """
     carries_all = part == "all" and source.is_seq2seq == target.is_seq2seq
+    if carries_all and target.is_seq2seq and decoder_embeddings == "random":
+        raise BadConfig(
+            "embeddings: random is how a new decoder starts, and init: brings one; "
+            "say embeddings: copied, or part: encoder for a new decoder"
+        )
     _refuse_mismatch(source, target, decoders=carries_all and target.is_seq2seq)
     own_names = {name: name for name in parameter_shapes(source) if name not in aliases(source)}
     offered = {

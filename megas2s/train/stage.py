@@ -19,6 +19,7 @@ from megas2s.spec import spec
 from megas2s.train.schedule import Schedule
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+RUN_FOLDERS = ("tokenizer", "logs", "samples", "tensorboard")
 
 
 @spec
@@ -60,6 +61,8 @@ class Stage:
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
             raise ValueError(f"a stage's name is a folder's name (letters, digits, . _ -), found {self.name!r}")
+        if self.name in RUN_FOLDERS:
+            raise ValueError(f"a run keeps something else in its folder {self.name!r}; name the stage otherwise")
         if (self.steps is None) == (self.tokens is None):
             raise ValueError("state either steps or tokens")
         for name in ("length", "target_length", "batch_tokens", "micro_batch", "steps", "tokens"):
@@ -131,6 +134,11 @@ class Log:
     samples_every: int = 2000
     tensorboard: bool = True
 
+    def __post_init__(self) -> None:
+        _refuse_negative(self, "every", "evaluate_every", "samples_every")
+        if self.heldout_rows < 1:
+            raise ValueError(f"heldout_rows must be at least 1, got {self.heldout_rows}; evaluate_every: 0 is off")
+
 
 @spec
 class Checkpoints:
@@ -143,3 +151,10 @@ class Checkpoints:
     def __post_init__(self) -> None:
         if self.keep_last < 1:
             raise ValueError(f"keep_last must be at least 1, got {self.keep_last}")
+        _refuse_negative(self, "every", "keep_every")
+
+
+def _refuse_negative(values: object, *names: str) -> None:
+    for name in names:
+        if getattr(values, name) < 0:
+            raise ValueError(f"{name} must be at least 0, got {getattr(values, name)}")

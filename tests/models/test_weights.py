@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from megas2s.errors import BadCheckpoint, DiskTrouble
+from megas2s.errors import BadCheckpoint, BadConfig, DiskTrouble
 from megas2s.files import publish, temporary_folder
 from megas2s.models.config import ModelConfig
 from megas2s.models.init import seeded
@@ -247,3 +247,8 @@ def test_another_shape_is_refused_with_the_two_values(field, value):
     theirs = getattr(seq2seq(), field)
     with pytest.raises(BadCheckpoint, match=f"have {field} {theirs}, the new model {value}; set {field} to {theirs}"):
         start_from(seq2seq(), seq2seq(**{field: value}))
+
+
+def test_random_embeddings_for_a_decoder_that_is_there_already_are_refused():
+    with pytest.raises(BadConfig, match="embeddings: random is how a new decoder starts, and init: brings one"):
+        start_from(seq2seq(), seq2seq("untied"), decoder_embeddings="random")

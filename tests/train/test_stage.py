@@ -14,7 +14,7 @@ from megas2s.recipe import Recipe
 from megas2s.spec import parse, plain
 from megas2s.train.assemble import check_positions, init_folder, stage_frozen
 from megas2s.train.schedule import Schedule
-from megas2s.train.stage import Checkpoints, Stage
+from megas2s.train.stage import Checkpoints, Log, Stage
 
 MLM = {
     "name": "mlm",
@@ -140,6 +140,7 @@ def test_what_has_no_default_is_asked_for(key: str):
         ({"optimizer": {"beta2": 1.0}}, "stage: optimizer: beta2 must lie in [0, 1), got 1.0"),
         ({"name": "a/b"}, "a stage's name is a folder's name (letters, digits, . _ -), found 'a/b'"),
         ({"name": ".."}, "a stage's name is a folder's name (letters, digits, . _ -), found '..'"),
+        ({"name": "tokenizer"}, "a run keeps something else in its folder 'tokenizer'; name the stage otherwise"),
         ({"name": ""}, "a stage's name is a folder's name (letters, digits, . _ -), found ''"),
     ],
 )
@@ -244,6 +245,17 @@ def test_at_least_one_checkpoint_stays():
     assert Checkpoints(keep_last=1).keep_every == 0
     with pytest.raises(ValueError, match="keep_last must be at least 1, got 0"):
         Checkpoints(keep_last=0)
+
+
+@pytest.mark.parametrize("key", ["every", "evaluate_every", "samples_every"])
+def test_zero_turns_a_report_off_and_less_is_refused(key: str):
+    assert getattr(Log(**{key: 0}), key) == 0
+    with pytest.raises(ValueError, match=f"{key} must be at least 0, got -1"):
+        Log(**{key: -1})
+    with pytest.raises(ValueError, match="every must be at least 0, got -2"):
+        Checkpoints(every=-2)
+    with pytest.raises(ValueError, match="heldout_rows must be at least 1, got 0"):
+        Log(heldout_rows=0)
 
 
 def test_values_are_never_written_to_again():
