@@ -1,7 +1,9 @@
 import logging
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 
 import pytest
@@ -244,3 +246,16 @@ def test_a_training_that_dies_is_refused_with_a_way_out(monkeypatch):
     monkeypatch.setattr(SentencePieceTrainer, "train", lambda **_: os._exit(9))
     with pytest.raises(Refusal, match=r"died \(exit code 9\), perhaps for want of memory; lower sample_characters"):
         train(documents(), SPEC)
+
+
+def test_ctrl_c_ends_a_training_that_cannot_hear_it(monkeypatch):
+    def for_hours(**_):
+        os.kill(os.getpid(), signal.SIGINT)  # a terminal sends it to both
+        os.kill(os.getppid(), signal.SIGINT)
+        time.sleep(60)
+
+    monkeypatch.setattr(SentencePieceTrainer, "train", for_hours)
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        train(documents(), SPEC)
+    assert time.monotonic() - started < 30
