@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From raw text to two Hugging Face models in one call, on whatever is here: all GPUs, or two CPU ranks.
+# From raw text to two Hugging Face models in one call, on whatever is here: its GPUs, or two CPU ranks.
 #
 #   bash launch/quickstart.sh [key=value ...]
 #
@@ -17,12 +17,13 @@ step "corpus: Arrow shards, one folder per language -> corpora/sample"
 python tools/preprocess.py --input launch/sample_corpus --tokenizer tokenizers/sample --output corpora/sample --held-out 0.2
 
 step "pretraining: encoder (MLM), then encoder-decoder with the encoder frozen, then unfrozen -> runs/sample"
-if python -c 'import torch; raise SystemExit(not torch.cuda.is_available())'; then
-  deepspeed launch/pretrain.py launch/recipes/sample.yaml "$@"
-else
+ranks=$(python -c 'import torch; n = torch.cuda.device_count(); print(min(32, 1 << n.bit_length() - 1) if n else 0)')
+if [ "$ranks" = 0 ]; then
+  ranks=2 # on the CPU, over gloo
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} DS_ACCELERATOR=cpu
-  deepspeed --num_gpus 2 launch/pretrain.py launch/recipes/sample.yaml "$@" # two CPU ranks over gloo
 fi
+# A power of two: the recipe's 32 rows a step are shared evenly.
+deepspeed --num_gpus "$ranks" launch/pretrain.py launch/recipes/sample.yaml "$@"
 
 step "export: Hugging Face folders -> exports/sample_encoder, exports/sample_seq2seq"
 python tools/convert_to_hf.py runs/sample/mlm exports/sample_encoder --overwrite

@@ -1,6 +1,6 @@
 """What a person can get wrong ends in one clear sentence, its exit code, and everything still there.
 
-Every test runs the real entry point. The sentence says what is wrong, what was found and what to do; the codes are
+Every case runs the real entry point (the last test, a script of its own). The sentence says what is wrong, what was found and what to do; the codes are
 those of `megas2s.errors`: 2 recipe and flags, 3 documents, shards and tokenizer, 4 checkpoints and weights, 5 disk.
 """
 

@@ -1,4 +1,4 @@
-"""Each shipped recipe passes all that a launch checks, and its shrunken twin trains to its end.
+"""Each shipped recipe passes a dry run, and its shrunken twin trains to its end.
 
 A twin is the recipe itself with smaller numbers: stages, objectives, tying, freezing, hand-offs, schedules' shapes and
 optimizers stay as they are. What the stages leave is compared with what the recipe promises, listed here by hand.
@@ -101,7 +101,7 @@ def test_every_shipped_recipe_has_its_promise_here():
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_passes_as_it_stands_all_that_a_launch_checks(name: str, corpus_folder, tmp_path, monkeypatch):
+def test_a_recipe_passes_a_dry_run_as_it_stands(name: str, corpus_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)  # ds_configs/ is looked up from the working directory
     recipe = load_recipe(RECIPES[name], [f"corpus={corpus_folder}", f"run={tmp_path / 'run'}"])
     plan = dry_run(recipe)

@@ -144,7 +144,7 @@ def killed_locally(tmp_path_factory, make_recipe, script, finished):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_run_killed_in_each_stage_and_between_them_ends_with_the_same_bits(killed_locally, stage: str):
+def test_a_run_killed_within_stages_and_between_them_ends_with_the_same_bits(killed_locally, stage: str):
     assert_same(*killed_locally, stage)
 
 

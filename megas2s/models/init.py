@@ -4,7 +4,9 @@ Values are drawn on the CPU in float32 and then copied, so that a model built on
 `deepspeed.zero.Init` begins from the same numbers. Each module fills its own weights inside its own constructor:
 `zero.Init` partitions a module as soon as that returns.
 
-    with seeded(seed, "init", stage):
+Engines seed torch's generator and build; where its state must not change, `seeded` puts it back:
+
+    with seeded(seed, "convert", "mlm head"):
         model = build(config)
 """
 

@@ -215,7 +215,7 @@ class Seq2SeqModel(Model):
 
 
 def build(config: ModelConfig) -> EncoderModel | Seq2SeqModel:
-    """The model that `config` describes, with random weights (see `init.seeded`)."""
+    """The model that `config` describes, with random weights from torch's generator."""
     return Seq2SeqModel(config) if config.is_seq2seq else EncoderModel(config)
 
 
