@@ -1,7 +1,8 @@
 """What a person can get wrong ends in one clear sentence, its exit code, and everything still there.
 
-Every case runs the real entry point (the last test, a script of its own). The sentence says what is wrong, what was found and what to do; the codes are
-those of `megas2s.errors`: 2 recipe and flags, 3 documents, shards and tokenizer, 4 checkpoints and weights, 5 disk.
+Every case runs the real entry point (the last test, a script of its own). The sentence says what is wrong, what was
+found and what to do; the codes are those of `megas2s.errors`: 2 recipe and flags, 3 documents, shards and tokenizer,
+4 checkpoints and weights, 5 disk.
 """
 
 from __future__ import annotations
