@@ -90,7 +90,7 @@ def places(corpus_folder, make_recipe, train_here, tmp_path_factory) -> dict[str
     folder = tmp_path_factory.mktemp("places")
     data = make_recipe(folder / "run")
     stages = [{**stage, "steps": 1, "engine": {"name": "local"}} for stage in data["stages"][:2]]
-    train_here({**data, "stages": stages, "log": {"heldout_rows": 0, "tensorboard": False}})
+    train_here({**data, "stages": stages, "log": {"evaluate_every": 0, "samples_every": 0, "tensorboard": False}})
     with pytest.MonkeyPatch.context() as patch:
         for stage, name in (("mlm", "encoder"), ("seq2seq_frozen", "seq2seq")):
             flags = [folder / "run" / stage, folder / name, "--no-check"]

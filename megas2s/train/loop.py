@@ -92,7 +92,7 @@ def try_largest(run: Training, state: TrainState) -> None:
 
 def evaluate(run: Training, state: TrainState) -> None:
     """Held-out losses by part and language."""
-    if not run.heldout:
+    if not run.log.evaluate_every or not run.heldout:
         return
     sums = dist.sum_over_ranks(run.engine.evaluate(run.heldout))
     values = losses_from(sums, run.engine.part_weights(), run.languages)
