@@ -3,10 +3,11 @@
     quotas[n]     n -> (unit, k)      sample n is the k-th sample of that unit
     mixture[n]    n -> (unit, i)      which reads window i of it
 
-Samples come in blocks of B. After b blocks each unit has had b * B * share samples, rounded up or down, so it is
-never more than one sample from its share and a rare language cannot starve. B is so large that every unit is due at
-least one sample per block; hence the rounded counts never fall from one block to the next. Inside a block the order
-is a permutation; so is the order of the windows inside an epoch of a unit. Both take O(1) memory.
+Samples come in blocks of B. After b blocks each language has had b * B * share samples, rounded up or down, and so has
+each of its units (a language in one source), so neither is ever as much as one sample from its share and a rare
+language cannot starve: samples go to languages first, and within a language to its units. B is so large that every
+unit is due at least one sample per block; hence the rounded counts never fall from one block to the next. Inside a
+block the order is a permutation; so is the order of the windows inside an epoch of a unit. Both take O(1) memory.
 """
 
 from __future__ import annotations
@@ -93,12 +94,21 @@ class Turn(NamedTuple):
 
 
 class Quotas:
-    """Deals sample numbers out to parts in fixed shares; see the head of this file."""
+    """Deals sample numbers out to parts in fixed shares, and to groups of parts; see the head of this file.
 
-    def __init__(self, shares: Sequence[int], seed: int, *address: int | str) -> None:
+    `groups` names the group of each part; without it each is one of its own.
+    """
+
+    def __init__(
+        self, shares: Sequence[int], seed: int, *address: int | str, groups: Sequence[Hashable] | None = None
+    ) -> None:
         if not shares or min(shares) < 1:
             raise ValueError(f"every share must be an integer of at least 1, got {list(shares)}")
         self.shares = tuple(shares)
+        members: dict[Hashable, list[int]] = {}
+        for part, group in enumerate(range(len(shares)) if groups is None else groups):
+            members.setdefault(group, []).append(part)
+        self._groups = list(members.values())
         self.block = max(SMALLEST_BLOCK, -(-sum(shares) // min(shares)))
         self._seed = seed
         self._address = address
@@ -106,9 +116,15 @@ class Quotas:
 
     def dealt(self, blocks: int) -> list[int]:
         """How many samples each part has had after so many whole blocks."""
+        counts = [0] * len(self.shares)
         whole, samples = sum(self.shares), blocks * self.block
-        exact = [divmod(samples * share, whole) for share in self.shares]
-        return _largest_remainder([count for count, _ in exact], [rest for _, rest in exact], samples)
+        each = [samples * share for share in self.shares]
+        of_groups = _rounded([sum(each[part] for part in group) for group in self._groups], whole, samples)
+        # What a group has is its exact number rounded, so it lies between the sums of its parts' floors and ceilings.
+        for group, total in zip(self._groups, of_groups, strict=True):
+            for part, count in zip(group, _rounded([each[part] for part in group], whole, total), strict=True):
+                counts[part] = count
+        return counts
 
     def __getitem__(self, n: int) -> Turn:
         number, place = divmod(n, self.block)
@@ -137,15 +153,25 @@ class Mixture:
     """
 
     def __init__(
-        self, names: Sequence[str], windows: Sequence[int], shares: Sequence[int], *, seed: int, stage: str
+        self,
+        names: Sequence[str],
+        windows: Sequence[int],
+        shares: Sequence[int],
+        *,
+        languages: Sequence[str],
+        seed: int,
+        stage: str,
     ) -> None:
-        if not len(names) == len(windows) == len(shares):
-            raise ValueError(f"{len(names)} names, {len(windows)} counts of windows and {len(shares)} shares differ")
+        if not len(names) == len(languages) == len(windows) == len(shares):
+            raise ValueError(
+                f"{len(names)} names, {len(languages)} languages, {len(windows)} counts of windows and {len(shares)}"
+                " shares differ"
+            )
         if min(windows) < 1:
             raise ValueError(f"every unit needs a window, got {dict(zip(names, windows, strict=True))}")
         self.names = tuple(names)
         self.windows = tuple(windows)
-        self.quotas = Quotas(shares, seed, stage)
+        self.quotas = Quotas(shares, seed, stage, groups=languages)
         self._seed = seed
         self._stage = stage
         self._epochs: dict[tuple[int, int], Permutation] = {}
@@ -169,6 +195,12 @@ class _Block(NamedTuple):
     before: list[int]  # samples each part has had before the block
     ends: list[int]  # places 0 ... ends[0]-1 are part 0's, and so on, before they are permuted
     order: Permutation
+
+
+def _rounded(numerators: Sequence[int], denominator: int, total: int) -> list[int]:
+    """Fractions rounded up or down, so that they sum to `total`."""
+    exact = [divmod(numerator, denominator) for numerator in numerators]
+    return _largest_remainder([count for count, _ in exact], [rest for _, rest in exact], total)
 
 
 def _largest_remainder(

@@ -67,7 +67,12 @@ def stage_data(stage: Stage, corpus: Corpus, vocabulary: Vocabulary, sampling: S
     require_windows(found)
     shares = sampling.shares({(unit.language, unit.source): unit.tokens for unit in found})
     mixture = Mixture(
-        [unit.name for unit in found], [len(unit.windows) for unit in found], shares, seed=seed, stage=stage.name
+        [unit.name for unit in found],
+        [len(unit.windows) for unit in found],
+        shares,
+        languages=[unit.language for unit in found],
+        seed=seed,
+        stage=stage.name,
     )
     samples = Samples(
         mixture,

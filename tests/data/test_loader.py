@@ -76,7 +76,8 @@ def make_samples():
         found = units(entries, WINDOW, open_tokens)
         shares = Sampling().shares({(unit.language, unit.source): unit.tokens for unit in found})
         counts = [len(unit.windows) for unit in found]
-        mixture = Mixture([unit.name for unit in found], counts, shares, seed=seed, stage=stage)
+        names, languages = [unit.name for unit in found], [unit.language for unit in found]
+        mixture = Mixture(names, counts, shares, languages=languages, seed=seed, stage=stage)
         return Samples(mixture, found, corrupt, columns, languages=LANGUAGES, seed=seed, stage=stage)
 
     return make

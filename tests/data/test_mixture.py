@@ -16,7 +16,11 @@ from megas2s.spec import parse
 
 TRILLION = 10**12
 CORPUS = {("en", "web"): 9 * TRILLION // 10, ("hi", "web"): TRILLION // 10, ("ta", "web"): 40_000}
-sizes = st.lists(st.integers(1, TRILLION), min_size=1, max_size=40)
+corpora = st.lists(st.lists(st.integers(1, TRILLION), min_size=1, max_size=8), min_size=1, max_size=20).map(
+    lambda languages: {
+        (f"l{i}", f"s{j}"): size for i, sources in enumerate(languages) for j, size in enumerate(sources)
+    }
+)
 
 
 def fractions(shares):
@@ -61,19 +65,26 @@ def test_a_weight_for_an_unknown_source_names_the_nearest():
         Sampling(weights={"wikipedia": 2.0}).shares({("en", "wiki"): 5, ("en", "web"): 5})
 
 
-@given(sizes=sizes, alpha=st.floats(0, 1), blocks=st.integers(0, 10**9))
-def test_after_any_number_of_blocks_each_unit_is_within_one_sample_of_its_share(sizes, alpha, blocks):
-    shares = Sampling(alpha=alpha).shares({(str(i), "web"): size for i, size in enumerate(sizes)})
-    quotas = Quotas(shares, 0)
+def quotas_of(tokens, alpha):
+    return Quotas(Sampling(alpha=alpha).shares(tokens), 0, groups=[language for language, _ in tokens])
+
+
+@given(tokens=corpora, alpha=st.floats(0, 1), blocks=st.integers(0, 10**9))
+def test_after_any_number_of_blocks_languages_and_sources_are_within_one_sample_of_their_shares(tokens, alpha, blocks):
+    quotas = quotas_of(tokens, alpha)
     dealt = quotas.dealt(blocks)
     assert sum(dealt) == blocks * quotas.block
-    for count, share in zip(dealt, shares, strict=True):
-        assert abs(count * WHOLE - blocks * quotas.block * share) < WHOLE
+    excess = Counter()
+    for (language, _), count, share in zip(tokens, dealt, quotas.shares, strict=True):
+        over = count * WHOLE - blocks * quotas.block * share
+        assert abs(over) < WHOLE
+        excess[language] += over
+    assert all(abs(over) < WHOLE for over in excess.values())
 
 
-@given(sizes=sizes, alpha=st.floats(0, 1), blocks=st.integers(0, 10**9))
-def test_counts_never_fall_and_nobody_starves(sizes, alpha, blocks):
-    quotas = Quotas(Sampling(alpha=alpha).shares({(str(i), "web"): size for i, size in enumerate(sizes)}), 0)
+@given(tokens=corpora, alpha=st.floats(0, 1), blocks=st.integers(0, 10**9))
+def test_counts_never_fall_and_nobody_starves(tokens, alpha, blocks):
+    quotas = quotas_of(tokens, alpha)
     early, late, later = (quotas.dealt(blocks + more) for more in (0, 1, 2))
     assert all(a <= b for a, b in zip(early, late, strict=True))
     assert all(a < b for a, b in zip(early, later, strict=True))  # two blocks hold at least one sample of each
@@ -100,7 +111,7 @@ def test_a_part_counts_its_own_samples_without_a_gap():
 @pytest.fixture
 def make_mixture():
     def make(seed=17, stage="mlm", windows=(100, 30), shares=(WHOLE // 2, WHOLE // 2)):
-        return Mixture(["en/web", "fr/web"], windows, shares, seed=seed, stage=stage)
+        return Mixture(["en/web", "fr/web"], windows, shares, languages=["en", "fr"], seed=seed, stage=stage)
 
     return make
 
@@ -112,6 +123,17 @@ def test_each_window_is_read_once_per_epoch(make_mixture):
     assert {seen[Draw(1, window)] for window in range(30)} == {512}
     assert {seen[Draw(0, window)] for window in range(100)} == {153, 154}
     assert mixture.epochs(whole_blocks) == [153.6, 512.0]
+
+
+def test_sources_of_a_language_share_what_it_is_due():
+    """Five equal sources each round the same way where nothing holds them together: 1024 samples, 3.4 for each."""
+    names = [f"l{n // 5}/s{n % 5}" for n in range(300)]
+    languages = [name.split("/")[0] for name in names]
+    mixture = Mixture(names, [10**9] * 300, integer_shares([1.0] * 300), languages=languages, seed=1, stage="mlm")
+    for blocks in range(1, 8):
+        samples = blocks * mixture.quotas.block
+        drawn = Counter(languages[mixture[n].unit] for n in range(samples))
+        assert {abs(60 * drawn[language] - samples) < 60 for language in languages} == {True}
 
 
 def test_epochs_differ_in_order(make_mixture):
@@ -138,7 +160,9 @@ def test_seed_and_stage_each_give_an_order_of_their_own(make_mixture, other):
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.5, 1.0])
 def test_a_corpus_of_a_trillion_tokens_is_sampled_at_any_number_without_an_index(alpha):
     windows = [max(1, tokens // 511) for tokens in CORPUS.values()]
-    mixture = Mixture(["en", "hi", "ta"], windows, Sampling(alpha=alpha).shares(CORPUS), seed=1, stage="mlm")
+    names = ["en", "hi", "ta"]
+    shares = Sampling(alpha=alpha).shares(CORPUS)
+    mixture = Mixture(names, windows, shares, languages=names, seed=1, stage="mlm")
     for n in (0, 10**6, 10**9, 10**12, 10**15):
         drawn = [mixture[n + i] for i in range(50)]
         assert all(0 <= draw.window < windows[draw.unit] for draw in drawn)
