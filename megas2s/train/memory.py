@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 from megas2s.engine import EngineSpec, Local
 from megas2s.engine.ds_config import offloads_optimizer, read_ds_config, zero_stage
-from megas2s.models.loss import LOGITS_PER_CHUNK
+from megas2s.models.loss import FEW_CHUNKS, LOGITS_PER_CHUNK, SOFTMAX_ELEMENTS_ELSEWHERE
 from megas2s.train.flops import Shapes, StepSize, depth, layers_with_backward, vocabulary_matrix
 
 FP32 = 4
@@ -154,15 +154,16 @@ def activations(
 
 
 def vocabulary_loss(shapes: Shapes, size: StepSize, *, precision: str = "bf16", frozen: Collection[str] = ()) -> int:
-    """Bytes of the loss against the vocabulary: a chunk of logits, their softmax, and the gradients made from them."""
+    """Bytes of the loss against the vocabulary: a chunk of logits, a slice of softmax, and the gradients made of it."""
     element, matrix = ELEMENT_BYTES[precision], vocabulary_matrix(shapes)
     entries, width = shapes[matrix]
     positions = size.rows * size.predicted
     chunks = max(1, -(-positions * entries // LOGITS_PER_CHUNK))
     chunk = -(-positions // chunks) * entries
-    summed_in = FP32 if chunks > 1 else element
+    summed_in = FP32 if chunks > FEW_CHUNKS else element
     by_matrix = 0 if matrix in frozen else entries * width * (summed_in + element)  # summed, then scaled
-    return chunk * (element + FP32) + positions * width * element * 2 + by_matrix
+    softmax = min(chunk, SOFTMAX_ELEMENTS_ELSEWHERE)
+    return chunk * element + softmax * FP32 + positions * width * element * 2 + by_matrix
 
 
 def _buffers(spread: Sharding, sizes: dict[str, int], element: int) -> int:

@@ -160,7 +160,11 @@ def test_the_vocabulary_loss_by_hand():
     # the matrix's gradient and its scaled copy. One chunk, so that gradient is in bf16.
     shapes, size = parameter_shapes(ENCODER), StepSize(rows=2, source=9, target=0, predicted=3)
     assert vocabulary_loss(shapes, size) == 6 * 96 * (2 + 4) + 6 * 64 * 2 * 2 + 96 * 64 * (2 + 2)
-    # 2000 positions of 250 112 entries are 8 chunks of at most 2^26 elements: 250 positions, and sums in fp32.
+    # 2000 positions of 250 112 entries are 4 chunks of at most 2^27 elements: 500 positions, and still sums in bf16.
+    # The softmax of a chunk is made in slices of 2^26 elements.
     wide = {**shapes, "encoder.embed.weight": (250_112, 64)}
     found = vocabulary_loss(wide, StepSize(rows=20, source=200, target=0, predicted=100))
-    assert found == 250 * 250_112 * 6 + 2000 * 64 * 4 + 250_112 * 64 * (4 + 2)
+    assert found == 500 * 250_112 * 2 + 2**26 * 4 + 2000 * 64 * 2 * 2 + 250_112 * 64 * (2 + 2)
+    # 2400 positions are 5 chunks of 480, and a sum over more than 4 is kept in fp32.
+    found = vocabulary_loss(wide, StepSize(rows=24, source=200, target=0, predicted=100))
+    assert found == 480 * 250_112 * 2 + 2**26 * 4 + 2400 * 64 * 2 * 2 + 250_112 * 64 * (4 + 2)
