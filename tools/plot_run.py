@@ -28,10 +28,13 @@ class Stage(NamedTuple):
     lines: list[dict[str, Any]]
 
     def series(self, kind: str, key: str) -> tuple[list[float], list[float]]:
-        """Millions of tokens of the run so far, and values, of the lines of one kind that have the key."""
+        """Millions of tokens of the run so far, and values, of the lines of one kind that have the key.
+
+        A value that JSON has no number for is text there: nan, inf.
+        """
         reached = {line["step"]: line["tokens"] for line in self.lines if "tokens" in line}
-        found = [(reached[line["step"]], line[key]) for line in self.lines if line["kind"] == kind and key in line]
-        return [(self.before + tokens) / 1e6 for tokens, _ in found], [value for _, value in found]
+        found = [line for line in self.lines if line["kind"] == kind and key in line]
+        return [(self.before + reached[line["step"]]) / 1e6 for line in found], [float(line[key]) for line in found]
 
     @property
     def tokens(self) -> int:

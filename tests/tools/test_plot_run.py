@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,16 @@ def test_every_curve_is_drawn(plot_run, run):
     panels = [axes for axes in plot_run._languages(stages).axes if axes.get_visible()]
     assert [axes.get_title(loc="left") for axes in panels] == ["en", "sw"]
     assert [tuple(line.get_ydata()) for line in panels[1].get_lines()] == [(4.0, 4.0), (3.0, 3.0)]
+
+
+def test_a_loss_that_is_no_number_leaves_a_gap(plot_run, run):
+    log = run / "metrics.jsonl"
+    log.write_text(log.read_text().replace('"loss": 2.0', '"loss": "nan"'))
+    (mlm, _) = stages = plot_run.read_run(run, alone=True)
+    tokens, values = mlm.series("heldout", "loss")
+    assert (tokens, values[0], math.isnan(values[1])) == ([1.0, 2.0], 3.0, True)
+    (axes,) = plot_run._losses(stages).axes
+    assert axes.get_ylim()[0] == pytest.approx(1.0, abs=0.2)  # an axis of numbers, not of words
 
 
 def test_the_tool_writes_three_images(script, run, tmp_path):
