@@ -126,7 +126,11 @@ class Stage:
 
 @spec
 class Log:
-    """What is reported, and how often, in optimizer steps. Zero turns a line off."""
+    """What is reported, and how often, in optimizer steps; each report also comes after a stage's last step.
+
+    Zero turns held-out losses or samples off, at the last step too. Training losses are written with every checkpoint
+    and after the last step even so. `heldout_rows: 0` holds none out: there is nothing to evaluate or to show.
+    """
 
     every: int = 10
     evaluate_every: int = 500
@@ -135,9 +139,7 @@ class Log:
     tensorboard: bool = True
 
     def __post_init__(self) -> None:
-        _refuse_negative(self, "every", "evaluate_every", "samples_every")
-        if self.heldout_rows < 1:
-            raise ValueError(f"heldout_rows must be at least 1, got {self.heldout_rows}; evaluate_every: 0 is off")
+        _refuse_negative(self, "every", "evaluate_every", "heldout_rows", "samples_every")
 
 
 @spec

@@ -172,8 +172,11 @@ def test_samples_are_shown_at_their_steps(train_here, one_stage):
     ]  # of the same held-out rows
 
 
-def test_zero_turns_held_out_losses_and_samples_off(train_here, one_stage):
-    run = train_here(one_stage({"name": "mlm"}, evaluate_every=0, samples_every=0))
+@pytest.mark.parametrize(
+    "log", [{"evaluate_every": 0, "samples_every": 0}, {"evaluate_every": 2, "samples_every": 2, "heldout_rows": 0}]
+)
+def test_zero_turns_held_out_losses_and_samples_off(log, train_here, one_stage):
+    run = train_here(one_stage({"name": "mlm"}, **log))
     assert not lines(run, "heldout")
     assert not (run.folder / "samples").exists()
 

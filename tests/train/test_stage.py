@@ -247,15 +247,13 @@ def test_at_least_one_checkpoint_stays():
         Checkpoints(keep_last=0)
 
 
-@pytest.mark.parametrize("key", ["every", "evaluate_every", "samples_every"])
+@pytest.mark.parametrize("key", ["every", "evaluate_every", "heldout_rows", "samples_every"])
 def test_zero_turns_a_report_off_and_less_is_refused(key: str):
     assert getattr(Log(**{key: 0}), key) == 0
     with pytest.raises(ValueError, match=f"{key} must be at least 0, got -1"):
         Log(**{key: -1})
     with pytest.raises(ValueError, match="every must be at least 0, got -2"):
         Checkpoints(every=-2)
-    with pytest.raises(ValueError, match="heldout_rows must be at least 1, got 0"):
-        Log(heldout_rows=0)
 
 
 def test_values_are_never_written_to_again():
