@@ -6,18 +6,20 @@ Imports neither torch nor pydantic, so that `--help` answers at once; a script i
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import socket
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from megas2s.errors import BadConfig, Refusal
 from megas2s.place import Place, place
 
 INTERRUPTED = 130
+QUOTE = '"'
 FIRST_SECONDS = 5.0  # launchers look after their processes about once a second
 OTHERS_SECONDS = 10.0
 
@@ -27,9 +29,32 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
 
 
 class _Parser(argparse.ArgumentParser):
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """As argparse does, with `key=value` for `--key value`, so that all scripts are overridden alike."""
+        words = sys.argv[1:] if args is None else list(args)
+        flags = {index: flag for index, word in enumerate(words) if (flag := self._as_flag(word)) is not None}
+        # Behind the rest: argparse reads a list of positional words only where no flag interrupts it.
+        words = [word for index, word in enumerate(words) if index not in flags]
+        return super().parse_known_args([*words, *filter(None, flags.values())], namespace)
+
+    def _as_flag(self, word: str) -> str | None:
+        """The flag that a word `key=value` stands for, empty for `key=false`; None where it stands for itself."""
+        key, equals, value = word.partition("=")
+        action = self._option_string_actions.get("--" + key.replace("_", "-"))
+        if not equals or action is None:
+            return None
+        if action.nargs != 0:
+            return f"{action.option_strings[0]}={value.strip(QUOTE)}"  # quoted as a recipe may have it
+        if value.lower() not in ("true", "false"):
+            self.error(f"{key} is true or false, found {value!r}")
+        return action.option_strings[0] if value.lower() == "true" else ""
+
     def error(self, message: str) -> NoReturn:
         """Refuse like everything else, so that of several ranks one speaks."""
-        raise BadConfig(f"{message}; {self.prog} --help lists what there is")
+        unknown = message.removeprefix("unrecognized arguments: ").split("=")[0].lstrip("-").replace("_", "-")
+        close = difflib.get_close_matches("--" + unknown, self._option_string_actions, n=1)
+        hint = f"did you mean {close[0]}? " if close and message.startswith("unrecognized") else ""
+        raise BadConfig(f"{message}; {hint}{self.prog} --help lists what there is")
 
 
 def parser(description: str, *, epilog: str = "") -> argparse.ArgumentParser:

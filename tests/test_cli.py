@@ -56,3 +56,36 @@ def test_the_loss_of_another_rank_waits_for_that_rank_s_own_words(ends):
 def test_an_interruption_is_told_once(ends):
     assert ends(KeyboardInterrupt(), rank=0, world_size=2) == (130, "interrupted; the same command continues\n", 0)
     assert ends(KeyboardInterrupt(), rank=1, world_size=2) == (130, "", 0)
+
+
+@pytest.fixture
+def flags():
+    """How a script with two flags reads its words."""
+    parser = cli.parser("reads")
+    parser.add_argument("inputs", nargs="+")
+    parser.add_argument("--held-out", type=float, default=0.0)
+    parser.add_argument("--json", action="store_true")
+    return lambda *words: vars(parser.parse_args(words))
+
+
+def test_a_key_and_a_value_stand_for_a_flag(flags):
+    expected = {"inputs": ["a=b", "c"], "held_out": 0.5, "json": True}
+    assert flags("a=b", "held_out=0.5", "json=true", "c") == expected
+    assert flags("a=b", "c", "--held-out=0.5", "--json") == expected
+    assert flags("c", "json=false", "held-out=1")["json"] is False
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["a", "--held_outt=1"], "unrecognized arguments: --held_outt=1; did you mean --held-out?"),
+        (["a", "--nonsense"], "unrecognized arguments: --nonsense; "),
+        (["a", "json=1"], "json is true or false, found '1'; "),
+        (["a", "held_out=much"], "argument --held-out: invalid float value: 'much'; "),
+    ],
+)
+def test_words_that_cannot_be_read_are_refused_with_the_nearest_flag(flags, words, said):
+    with pytest.raises(BadConfig) as refused:
+        flags(*words)
+    assert str(refused.value).startswith(said)
+    assert str(refused.value).endswith("--help lists what there is")

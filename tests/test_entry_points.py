@@ -38,17 +38,17 @@ INTERRUPTED = "interrupted; the same command continues\n"
 
 # How a script without a recipe is called, and a change to that with what --print-config then says differently.
 CALLS = {
-    "tools/bench.py": ("loader", "--rows=8", {"rows": 8}),
-    "tools/convert_from_hf.py": ("{encoder} {new}/weights", "--no-tokenizer", {"no_tokenizer": True}),
-    "tools/convert_to_hf.py": ("{run} {new}/export", "--dtype=bfloat16", {"dtype": "bfloat16"}),
-    "tools/corpus_stats.py": ("{corpus}", "--alpha=0.3", {"alpha": 0.3}),
-    "tools/plot_run.py": ("{run}", "--out=elsewhere", {"out": "elsewhere"}),
+    "tools/bench.py": ("loader", "rows=8", {"rows": 8}),
+    "tools/convert_from_hf.py": ("{encoder} {new}/weights", "no_tokenizer=true", {"no_tokenizer": True}),
+    "tools/convert_to_hf.py": ("{run} {new}/export", "dtype=bfloat16", {"dtype": "bfloat16"}),
+    "tools/corpus_stats.py": ("{corpus}", "alpha=0.3", {"alpha": 0.3}),
+    "tools/plot_run.py": ("{run}", "out=elsewhere", {"out": "elsewhere"}),
     "tools/preprocess.py": (
         "--input {sample} --tokenizer {corpus}/tokenizer --output {new}/corpus",
-        "--held-out=0.25",
+        "held_out=0.25",
         {"held_out": 0.25},
     ),
-    "tools/show_exports.py": ("{encoder} {seq2seq}", "--broken=So.", {"broken": "So."}),
+    "tools/show_exports.py": ("{encoder} {seq2seq}", "broken=So.", {"broken": "So."}),
     "tools/train_tokenizer.py": ("--input {sample} --output {new}/tokenizer", "sentinels=50", {"sentinels": 50}),
 }
 
