@@ -5,23 +5,23 @@ A plan, a dry run and a launch all begin here, so a mistake is found on the logi
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
 from megas2s import dist, files
 from megas2s.data.corpus import Corpus, check_sizes
-from megas2s.engine import Zero
-from megas2s.engine.ds_config import read_ds_config
-from megas2s.errors import BadConfig
+from megas2s.engine import check_engine
+from megas2s.errors import BadConfig, BadData, Refusal
 from megas2s.models.config import ModelConfig, Tying
 from megas2s.models.freezing import count_by_part
 from megas2s.models.parameters import parameter_shapes
-from megas2s.models.weights import hand_off, open_weights
+from megas2s.models.weights import WeightsReader, hand_off, open_weights, start_from
 from megas2s.recipe import Recipe
 from megas2s.spec import plain
 from megas2s.tokenizer.load import Tokenizer
@@ -65,8 +65,9 @@ def prepare(recipe: Recipe, stage: Stage, corpus: Corpus, vocabulary: Vocabulary
     config = model_config(recipe, stage, vocabulary)
     data = stage_data(stage, corpus, vocabulary, recipe.sampling, seed=recipe.seed)
     check_positions(stage, data.columns, config)
-    if isinstance(stage.engine, Zero):
-        read_ds_config(stage.engine.config, precision=stage.precision)  # a mistake in it is found on the login node
+    with _named(stage):
+        check_engine(stage.engine, precision=stage.precision)
+        check_start(recipe, stage, config, corpus, vocabulary)
     return Prepared(stage, config, stage_frozen(stage, config), data, stage.micro_batch_rows(world_size))
 
 
@@ -104,6 +105,46 @@ def tying(recipe: Recipe, stage: Stage) -> Tying:
     return before()
 
 
+def check_start(recipe: Recipe, stage: Stage, config: ModelConfig, corpus: Corpus, vocabulary: Vocabulary) -> None:
+    """Refuse an `init` whose weights cannot become the stage's model, or whose tokenizer is not the corpus'."""
+    if stage.init is None:
+        return
+    if stage.init in [other.name for other in recipe.stages]:
+        source = model_config(recipe, recipe.stage(stage.init), vocabulary)
+    else:
+        reader = open_weights(Path(stage.init))
+        _check_same_tokenizer(reader, corpus)
+        source = reader.config
+    start_from(source, config, part=stage.part, decoder_embeddings=_embeddings(stage))
+
+
+def _check_same_tokenizer(reader: WeightsReader, corpus: Corpus) -> None:
+    theirs = reader.metadata.get("tokenizer")
+    if theirs is None:
+        raise BadData(
+            f"the weights {reader.folder} do not say which tokenizer they know, so their embeddings may mean other "
+            "tokens than the corpus'; import them again together with their tokenizer"
+        )
+    if theirs != corpus.fingerprint:
+        raise BadData(
+            f"the weights {reader.folder} know another tokenizer (fingerprint {theirs[:12]}) than the corpus "
+            f"{corpus.folder} ({corpus.fingerprint[:12]}); preprocess with theirs, or start from other weights"
+        )
+
+
+def _embeddings(stage: Stage) -> Literal["copied", "random"]:
+    return "copied" if stage.decoder is None else stage.decoder.embeddings
+
+
+@contextlib.contextmanager
+def _named(stage: Stage) -> Iterator[None]:
+    """Put the stage's name before what is refused inside the block."""
+    try:
+        yield
+    except Refusal as refusal:
+        raise type(refusal)(f"stage {stage.name!r}: {refusal}") from None
+
+
 def starting_weights(recipe: Recipe, prepared: Prepared) -> Callable[[str], Tensor | None]:
     """Where each parameter of a stage begins: a function from its name to a tensor, or None for a random start."""
     stage = prepared.stage
@@ -112,8 +153,7 @@ def starting_weights(recipe: Recipe, prepared: Prepared) -> Callable[[str], Tens
         return lambda name: None
     if folder.parent.parent == Path(recipe.run) or files.is_published(folder):
         files.verify(folder)
-    embeddings = "copied" if stage.decoder is None else stage.decoder.embeddings
-    return hand_off(open_weights(folder), prepared.config, part=stage.part, decoder_embeddings=embeddings)
+    return hand_off(open_weights(folder), prepared.config, part=stage.part, decoder_embeddings=_embeddings(stage))
 
 
 def bound(recipe: Recipe, prepared: Prepared, corpus: Corpus) -> dict[str, str]:

@@ -11,7 +11,9 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator
 
-from megas2s.engine.base import Engine, Setup
+from megas2s.engine.base import Engine, Precision, Setup
+from megas2s.engine.ds_config import read_ds_config
+from megas2s.errors import BadConfig
 from megas2s.spec import spec
 
 
@@ -33,8 +35,17 @@ class Zero:
 EngineSpec = Annotated[Local | Zero, Discriminator("name")]
 
 
+def check_engine(spec: Local | Zero, *, precision: Precision) -> None:
+    """Refuse what an engine cannot do, without building it."""
+    if isinstance(spec, Zero):
+        read_ds_config(spec.config, precision=precision)
+    elif precision == "fp16":
+        raise BadConfig("engine 'local' has no loss scaling for fp16; use precision: bf16, or engine: {name: zero}")
+
+
 def make_engine(spec: Local | Zero, setup: Setup) -> Engine:
     """Build the engine of a stage; collective for the distributed ones."""
+    check_engine(spec, precision=setup.precision)
     engine: Engine
     if isinstance(spec, Local):
         engine = importlib.import_module("megas2s.engine.local").LocalEngine(setup)

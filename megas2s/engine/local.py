@@ -36,8 +36,6 @@ class LocalEngine:
             raise BadConfig(
                 f"engine 'local' runs one rank, found {dist.place().world_size}; use engine: {{name: zero}}"
             )
-        if setup.precision == "fp16":
-            raise BadConfig("engine 'local' has no loss scaling for fp16; use precision: bf16, or engine: {name: zero}")
         self._setup = setup
         self._device = dist.device()
         torch.manual_seed(setup.init_seed)

@@ -1,0 +1,106 @@
+"""What a dry run and a launch refuse before anything is built: hand-offs, tokenizers and engines of every stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from megas2s import files
+from megas2s.data.corpus import Corpus
+from megas2s.errors import BadCheckpoint, BadConfig, BadData, Refusal
+from megas2s.models.config import ModelConfig
+from megas2s.models.parameters import canonical_parameters
+from megas2s.models.transformer import build
+from megas2s.models.weights import save_weights
+from megas2s.prepare import dry_run
+from megas2s.recipe import Recipe
+from megas2s.spec import parse
+
+SHAPE = {"hidden_size": 32, "num_heads": 4, "ffn_size": 64, "num_encoder_layers": 2, "max_positions": 64}
+
+
+@pytest.fixture
+def weights(corpus_folder: Path, tmp_path: Path) -> Callable[..., str]:
+    """Publish weights that the first stage of `local_recipe` may start from, unless changed; gives their folder."""
+
+    def publish(metadata: dict[str, str] | None = None, **changes: object) -> str:
+        config = ModelConfig(**{**SHAPE, "vocab_size": 2048, **changes})
+        folder = tmp_path / "weights"
+        tensors = ((name, value.detach()) for name, value in canonical_parameters(build(config)).items())
+        facts = {"tokenizer": Corpus.open(corpus_folder).fingerprint} if metadata is None else metadata
+        save_weights(files.temporary_folder(folder), tensors, config=config, metadata=facts)
+        files.publish(files.temporary_folder(folder), folder, {"kind": "weights"})
+        return str(folder)
+
+    return publish
+
+
+def plan(data: dict) -> str:
+    return dry_run(parse(Recipe, data, source="recipe"))
+
+
+def refusal(data: dict, kind: type[Refusal]) -> str:
+    with pytest.raises(kind) as caught:
+        plan(data)
+    assert not Path(data["run"]).exists()
+    return str(caught.value)
+
+
+# Weights that a stage starts from
+
+
+def test_weights_of_the_same_tokenizer_and_shape_may_be_started_from(local_recipe, weights):
+    local_recipe["stages"][0]["init"] = weights()
+    assert "stage mlm: " in plan(local_recipe)
+
+
+def test_weights_of_another_tokenizer_of_the_same_size_are_refused(local_recipe, weights):
+    folder = local_recipe["stages"][0]["init"] = weights({"tokenizer": "0123456789abcdef"})
+    said = refusal(local_recipe, BadData)
+    assert said.startswith(f"stage 'mlm': the weights {folder} know another tokenizer (fingerprint 0123456789ab) than ")
+    assert said.endswith("; preprocess with theirs, or start from other weights")
+    assert BadData.exit_code == 3
+
+
+def test_another_tokenizer_is_named_before_the_size_of_its_vocabulary(local_recipe, weights):
+    local_recipe["stages"][0]["init"] = weights({"tokenizer": "0123456789abcdef"}, vocab_size=100)
+    assert "know another tokenizer" in refusal(local_recipe, BadData)
+
+
+def test_weights_that_do_not_say_their_tokenizer_are_refused(local_recipe, weights):
+    folder = local_recipe["stages"][0]["init"] = weights({})
+    said = refusal(local_recipe, BadData)
+    assert said.startswith(f"stage 'mlm': the weights {folder} do not say which tokenizer they know")
+    assert said.endswith("; import them again together with their tokenizer")
+
+
+def test_weights_of_another_shape_are_refused_before_anything_trains(local_recipe, weights):
+    local_recipe["stages"][0]["init"] = weights(num_encoder_layers=3)
+    said = refusal(local_recipe, BadCheckpoint)
+    assert said.startswith("stage 'mlm': the weights to start from have num_encoder_layers 3, the new model 2; set ")
+
+
+def test_a_later_hand_off_that_cannot_be_is_refused_before_anything_trains(local_recipe, train_here):
+    local_recipe["stages"][2]["decoder"] = {"tying": "tied"}
+    said = refusal(local_recipe, BadCheckpoint)
+    assert said.startswith("stage 'seq2seq': the new model has one matrix for ")
+    with pytest.raises(BadCheckpoint, match="stage 'seq2seq': the new model has one matrix for "):
+        train_here(local_recipe)
+    assert not Path(local_recipe["run"]).exists()
+
+
+def test_random_embeddings_of_a_decoder_that_is_there_are_refused(local_recipe):
+    local_recipe["stages"][2]["decoder"] = {"tying": "tied_to_decoder", "embeddings": "random"}
+    said = refusal(local_recipe, BadConfig)
+    assert said.startswith("stage 'seq2seq': embeddings: random is how a new decoder starts, and init: brings one; ")
+
+
+# Engines
+
+
+def test_fp16_without_a_loss_scale_is_refused_in_any_stage(local_recipe):
+    local_recipe["stages"][1]["precision"] = "fp16"
+    said = refusal(local_recipe, BadConfig)
+    assert said.startswith("stage 'seq2seq_frozen': engine 'local' has no loss scaling for fp16; use precision: bf16")
