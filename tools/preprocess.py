@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from megas2s import cli
+from megas2s.data import flags
 
 EPILOG = """inputs: .txt, .jsonl (also .gz and .zst), .parquet and .csv files, folders of them, and globs.
 The language of a file is that of --lang, of --language-column, of a CODE= before its path, or of its own or its
@@ -29,24 +30,12 @@ def arguments() -> argparse.ArgumentParser:
     parser = cli.parser(__doc__ or "", epilog=EPILOG)
     source = parser.add_argument_group("what to read")
     source.add_argument("--input", nargs="+", action="extend", metavar="PATH", help="files, folders or globs")
-    source.add_argument("--dataset", help="name of a Hugging Face dataset, or a folder that holds one")
-    source.add_argument("--dataset-config", help="its configuration")
-    source.add_argument("--dataset-split", default="train", help="its split")
-    source.add_argument("--dataset-revision", help="its revision on the hub; give one for results that last")
+    flags.add_dataset_flags(source)
     source.add_argument("--inputs", type=Path, metavar="YAML", help="a list of sources, each read in its own way")
     source.add_argument("--held-out-input", nargs="+", action="extend", metavar="PATH", help="files kept from training")
     reading = parser.add_argument_group("how to read it")
-    reading.add_argument("--text-column", default="text", help="field or column that holds the text")
-    reading.add_argument("--language-column", help="field or column that holds the language")
-    reading.add_argument("--lang", help="the language of everything")
+    flags.add_reading_flags(reading)
     reading.add_argument("--source", default="text", help="name under which all this can be weighted in a recipe")
-    reading.add_argument(
-        "--documents", choices=["lines", "paragraphs"], default="lines", help="of .txt: a line, or up to a blank line"
-    )
-    reading.add_argument(
-        "--invalid-utf8", choices=["refuse", "drop"], default="refuse", help="stop at it, or drop and count"
-    )
-    reading.add_argument("--longest-document", type=int, default=1 << 24, metavar="BYTES", help="refuse longer ones")
     making = parser.add_argument_group("what to make of it")
     making.add_argument("--tokenizer", type=Path, required=True, metavar="FOLDER", help="from tools/train_tokenizer.py")
     making.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="the corpus")
@@ -115,15 +104,7 @@ def sources(given: argparse.Namespace) -> list:
     from megas2s.errors import BadConfig
     from megas2s.spec import parse
 
-    reading = {
-        "text_column": given.text_column,
-        "language_column": given.language_column,
-        "language": given.lang,
-        "source": given.source,
-        "documents": given.documents,
-        "invalid_utf8": given.invalid_utf8,
-        "longest_document": given.longest_document,
-    }
+    reading = {**flags.reading(given), "source": given.source}
     found = []
     if given.inputs is not None:
         try:
@@ -134,8 +115,7 @@ def sources(given: argparse.Namespace) -> list:
     if given.input:
         found.append(parse(Inputs, {**reading, "paths": given.input}, source="flags"))
     if given.dataset is not None:
-        named = {key: getattr(given, key) for key in ("dataset", "dataset_config", "dataset_split", "dataset_revision")}
-        found.append(parse(Inputs, {**reading, **named}, source="flags"))
+        found.append(parse(Inputs, {**reading, **flags.dataset(given)}, source="flags"))
     if given.held_out_input:
         found.append(parse(Inputs, {**reading, "paths": given.held_out_input, "split": "heldout"}, source="flags"))
     if not found:

@@ -10,11 +10,13 @@ import argparse
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megas2s import cli
+from megas2s.data import flags
 
 if TYPE_CHECKING:
     from megas2s.data.inputs import Inputs
@@ -31,20 +33,16 @@ def arguments() -> argparse.Namespace:
         "The same command again reuses a finished tokenizer.",
     )
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings without a flag, see below")
-    add = parser.add_argument_group("input (txt, jsonl[.gz|.zst], parquet, csv)").add_argument
+    source = parser.add_argument_group("input (txt, jsonl[.gz|.zst], parquet, csv)")
+    add = source.add_argument
     add(
         "--input",
         action="append",
         metavar="PATH",
         help="file, folder or glob; CODE=PATH states its language; repeatable",
     )
-    add("--dataset", help="Hugging Face dataset, streamed")
-    add("--dataset-config", help="configuration of that dataset")
-    add("--dataset-split", default="train", help="split of that dataset")
-    add("--text-column", default="text", help="field that holds the text")
-    add("--lang", help="language of all input; otherwise from a column or from the names of files and folders")
-    add("--language-column", "--lang-column", help="field that holds the language")
-    add("--documents", choices=("lines", "paragraphs"), default="lines", help="in .txt: a line, or up to a blank line")
+    flags.add_dataset_flags(source)
+    flags.add_reading_flags(source)
     add("--allow-empty-languages", action="store_true", help="go on without languages of no document")
     add(
         "--import-model",
@@ -91,16 +89,7 @@ def wanted_inputs(given: argparse.Namespace) -> Inputs:
     from megas2s.data.inputs import Inputs
     from megas2s.spec import parse
 
-    settings = {
-        "paths": given.input or [],
-        "dataset": given.dataset,
-        "dataset_config": given.dataset_config,
-        "dataset_split": given.dataset_split,
-        "text_column": given.text_column,
-        "language": given.lang,
-        "language_column": given.language_column,
-        "documents": given.documents,
-    }
+    settings = {"paths": given.input or [], **flags.dataset(given), **flags.reading(given)}
     inputs: Inputs = parse(Inputs, settings, source="input")
     return inputs
 
@@ -177,11 +166,15 @@ def main() -> None:
         print("\n".join(name for name, _ in listed))
         return None
 
+    dropped: Counter[tuple[str, str]] = Counter()
+
     def documents() -> Iterator[tuple[str, str]]:
-        for document in read_documents(inputs):
+        for document in read_documents(inputs, dropped=dropped):
             yield document.language, document.text
 
     tokenizer = train_tokenizer(documents(), spec, output, expected=named, record=record)
+    for (language, reason), count in sorted(dropped.items()):
+        print(f"{language}: {count:,} {reason} dropped")
     vocabulary = tokenizer.vocabulary
     print(
         f"{output}: {vocabulary.size} ids, {len(vocabulary.ordinary)} of them pieces of text, "

@@ -215,6 +215,22 @@ def test_the_tool_trains_reuses_and_refuses_other_settings(tmp_path, corpus):
     assert "other input files" in changed.stderr
 
 
+def test_the_flags_that_a_refusal_of_the_tool_names_are_its_own(tmp_path, corpus):
+    with open(corpus / "en.txt", "ab") as file:
+        file.write(b"\n\xff\n")
+    (corpus / "ru.txt").write_text("x" * 5000)
+    command = ["--input", corpus, "--output", tmp_path / "out", "--vocab-size", 640, "--threads", 1, "language_slots=8"]
+    refused = run_tool(*command, cwd=tmp_path)
+    assert refused.returncode == 3
+    assert "invalid UTF-8; repair it, or use --invalid-utf8 drop" in refused.stderr
+    short = run_tool(*command, "--invalid-utf8", "drop", "--longest-document", 4999, cwd=tmp_path)
+    assert short.returncode == 3
+    assert "a document of more than 4999 bytes; part it, or raise --longest-document" in short.stderr
+    trained = run_tool(*command, "--invalid-utf8", "drop", cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    assert "en: 1 invalid UTF-8 dropped" in trained.stdout
+
+
 def test_the_tool_names_the_nearest_setting(tmp_path, corpus):
     answer = run_tool("--input", corpus, "--output", tmp_path / "out", "sentinal=3", cwd=tmp_path)
     assert answer.returncode == 2
