@@ -23,7 +23,7 @@ from megas2s.data.heldout import heldout_batches, heldout_rows
 from megas2s.data.loader import Batch, Loader
 from megas2s.data.windows import units
 from megas2s.engine import make_engine
-from megas2s.engine.base import Setup
+from megas2s.engine.base import Precision, Setup
 from megas2s.models.freezing import freeze
 from megas2s.models.transformer import Model, build
 from megas2s.prepare import (
@@ -119,7 +119,7 @@ def _train_stage(recipe: Recipe, prepared: Prepared, corpus: Corpus, tokenizer: 
         decode=functools.partial(tokenizer.decode, specials=True),
         tokens_per_step=stage.rows * prepared.data.window,
         flops_per_step=flops_per_step(prepared),
-        peak_flops=_peak(),
+        peak_flops=_peak(stage.precision),
     )
     train(training, state, saved, trial=recipe.trial_step)
     metrics.close()
@@ -182,9 +182,12 @@ def _heldout(recipe: Recipe, prepared: Prepared, corpus: Corpus) -> list[Batch]:
     )
 
 
-def _peak() -> float | None:
+def _peak(precision: Precision) -> float | None:
+    """FLOP/s that MFU is a share of. A device's table entry is its peak in 16 bits, so there is none for fp32."""
     device = dist.device()
-    return peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    if device.type != "cuda" or precision == "fp32":
+        return None
+    return peak_flops(torch.cuda.get_device_name(device))
 
 
 def _begin(recipe: Recipe, corpus: Corpus) -> None:

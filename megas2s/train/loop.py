@@ -71,6 +71,7 @@ def train(run: Training, state: TrainState, saved: checkpoint.Saved | None, *, t
             save(run, state, needed=saved.needed if saved is not None else None)
         if state.step == run.steps:
             break
+        window.go_on()
     checkpoint.save_final(run.folder, run.engine, state, run.config, run.metadata, binding=run.binding)
     _retain(run, state, needed=None)
     return state
@@ -121,21 +122,27 @@ def _retain(run: Training, state: TrainState, *, needed: Path | None) -> None:
 
 
 class _Window:
-    """The steps since the last report: their losses, and how long they took."""
+    """The steps since the last report: their losses, and how long they took, the wait for their batches included."""
 
     def __init__(self, run: Training, state: TrainState) -> None:
         self._run = run
         self._begin(state)
+        self.go_on()
 
     def _begin(self, state: TrainState) -> None:
         self._sums: Tensor | None = None
         self._norm = 0.0
         self._from = state
-        self._started = time.perf_counter()
+        self._seconds = 0.0
         self._waited = self._run.waited()
+
+    def go_on(self) -> None:
+        """Start the clock of the next step; an evaluation or a save since the last one is not counted."""
+        self._started = time.perf_counter()
 
     def add(self, sums: Tensor, grad_norm: float) -> None:
         """Count one step in."""
+        self._seconds += time.perf_counter() - self._started
         self._sums = sums if self._sums is None else self._sums + sums
         self._norm = grad_norm
 
@@ -145,7 +152,7 @@ class _Window:
         run = self._run
         values = losses_from(dist.sum_over_ranks(self._sums), run.engine.part_weights(), run.languages)
         steps = state.step - self._from.step
-        seconds = time.perf_counter() - self._started
+        seconds = self._seconds
         flops = run.flops_per_step * steps / seconds
         world = dist.place().world_size
         values |= {

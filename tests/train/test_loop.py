@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from typing import NamedTuple
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+from megas2s import dist, pretrain
 from megas2s.engine.local import LocalEngine
 from megas2s.labels import IGNORED
 from megas2s.models.transformer import build
+from megas2s.train import checkpoint, loop
 
 LANGUAGES = ("ar", "en", "sw", "zh")
 MIXTURE = {
@@ -110,6 +113,51 @@ def window(run) -> int:
     """Raw tokens of a row, as the stage announced it."""
     announced = (run.folder / "logs" / "rank_0.log").read_text()
     return int(announced.split("windows of ")[1].split()[0])
+
+
+class Clock:
+    """A clock that only moves when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def slow(self, function, seconds: float):
+        """The same function, which takes so long on this clock."""
+
+        def slowed(*arguments, **named):
+            self.now += seconds
+            return function(*arguments, **named)
+
+        return slowed
+
+
+def test_speed_and_time_to_go_are_those_of_steps_alone(train_here, one_stage, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(loop, "time", clock)
+    monkeypatch.setattr(LocalEngine, "train_step", clock.slow(LocalEngine.train_step, 2.0))
+    for place, name in ((LocalEngine, "evaluate"), (LocalEngine, "predict"), (checkpoint, "save")):
+        monkeypatch.setattr(place, name, clock.slow(getattr(place, name), 1000.0))
+    monkeypatch.setattr(pretrain, "_peak", lambda _: 1e9)
+    recipe = one_stage({"name": "mlm"}, every=2, evaluate_every=1, samples_every=3, heldout_rows=1)
+    run = train_here({**recipe, "checkpoints": {"every": 3}})
+    assert clock.now > 8000
+    reports = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    reports = [report for report in reports if report["kind"] == "train"]
+    assert [report["step"] for report in reports] == [2, 3, 4, 6]
+    for report in reports:
+        assert report["tokens_per_second"] == 8 * window(run) / 2.0
+        assert report["eta_seconds"] == (6 - report["step"]) * 2.0
+        assert report["mfu"] == pytest.approx(report["tflops"] * 1e12 / 1e9)
+
+
+def test_the_peak_is_the_device_s_in_16_bits_and_unknown_in_32_and_on_a_cpu(monkeypatch):
+    assert pretrain._peak("bf16") is None or torch.cuda.is_available()
+    monkeypatch.setattr(dist, "device", lambda: torch.device("cuda", 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100 80GB HBM3")
+    assert [pretrain._peak(precision) for precision in ("bf16", "fp16", "fp32")] == [989e12, 989e12, None]
 
 
 def test_the_learning_rate_is_that_of_the_schedule_from_the_first_step_on(train_here, one_stage, seen):
