@@ -133,7 +133,7 @@ def _check_same_tokenizer(reader: WeightsReader, corpus: Corpus) -> None:
 
 
 def _embeddings(stage: Stage) -> Literal["copied", "random"]:
-    return "copied" if stage.decoder is None else stage.decoder.embeddings
+    return (stage.decoder.embeddings if stage.decoder is not None else None) or "copied"
 
 
 @contextlib.contextmanager

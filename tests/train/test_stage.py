@@ -65,7 +65,7 @@ def test_what_a_recipe_leaves_out_has_the_documented_default():
     assert (made.micro_batch, made.activation_checkpointing, made.compile) == (None, False, False)
     assert stage(length=None, batch_tokens=1024).length == 512
     assert stage(SEQ2SEQ, decoder={}).decoder == stage(SEQ2SEQ, decoder={"tying": "tied"}).decoder
-    assert stage(SEQ2SEQ).decoder.embeddings == "copied"
+    assert stage(SEQ2SEQ).decoder.embeddings is None
 
 
 def test_a_stage_is_the_same_after_being_written_down():
@@ -184,6 +184,11 @@ def test_rows_that_ranks_and_micro_batches_cannot_share_are_refused(micro_batch,
             {"decoder": {"tying": "tied", "embeddings": "random"}},
             "tying: tied has one matrix, the one that init: brings, so embeddings cannot be random; say tied_to",
         ),
+        (
+            SEQ2SEQ,
+            {"init": None, "decoder": {"tying": "untied", "embeddings": "copied"}},
+            "decoder.embeddings: copied copies an embedding that init: brings, which is absent; leave it out",
+        ),
         (SEQ2SEQ, {"decoder": {"tying": "half"}}, "decoder.tying: input should be 'tied', 'tied_to_decoder' or 'untie"),
     ],
 )
@@ -193,6 +198,8 @@ def test_a_hand_off_that_says_two_things_is_refused(data: dict, changes: dict, s
 
 def test_a_model_from_scratch_may_say_that_its_embeddings_are_random():
     assert stage(SEQ2SEQ, init=None, decoder={"tying": "tied", "embeddings": "random"}).decoder.tying == "tied"
+    quiet = stage(SEQ2SEQ, init=None, decoder={"tying": "tied"})
+    assert parse(Stage, plain(Stage, quiet), source="stage") == quiet
 
 
 @pytest.mark.parametrize(
