@@ -26,18 +26,22 @@ Scalars = dict[str, float]
 def losses_from(sums: Tensor, weights: Mapping[str, float], languages: Sequence[str]) -> Scalars:
     """Means from (parts, languages, 2) sums over all ranks, in nats per item.
 
-    `loss/part`, `loss/part/language`, and `loss`, the weighted sum of the parts that is minimised.
+    `loss/part`, `loss/part/language`, and `loss`, the weighted sum of the parts that is minimised. A part without items
+    says nothing, so the others are weighed up to the sum of all weights: `loss` does not dip where one part is missing.
     """
     table = sums.tolist()
     scalars: Scalars = {"loss": 0.0}
+    counted = 0.0
     for (part, weight), rows in zip(weights.items(), table, strict=True):
         total, count = (sum(column) for column in zip(*rows, strict=True))
         if count:
             scalars[f"loss/{part}"] = total / count
             scalars["loss"] += weight * total / count
+            counted += weight
         for language, (language_total, language_count) in zip(languages, rows, strict=True):
             if language_count:
                 scalars[f"loss/{part}/{language}"] = language_total / language_count
+    scalars["loss"] *= sum(weights.values()) / counted if counted else math.nan
     return scalars
 
 

@@ -35,6 +35,17 @@ def test_the_loss_is_the_weighted_sum_of_its_parts():
     assert losses_from(sums, {"a": 0.5, "b": 0.1}, ["en"])["loss"] == pytest.approx(0.5 * 2 + 0.1 * 3)
 
 
+def test_a_part_without_items_does_not_make_the_loss_dip():
+    weights = {"denoising": 0.8, "clm": 0.2}
+    both = losses_from(torch.tensor([[[6.0, 2.0]], [[9.0, 3.0]]]), weights, ["en"])
+    alone = losses_from(torch.tensor([[[6.0, 2.0]], [[0.0, 0.0]]]), weights, ["en"])
+    assert both["loss"] == pytest.approx(0.8 * 3.0 + 0.2 * 3.0)
+    assert alone == pytest.approx({"loss": 3.0, "loss/denoising": 3.0, "loss/denoising/en": 3.0})
+    none = losses_from(torch.zeros(2, 1, 2), weights, ["en"])
+    assert none.keys() == {"loss"}
+    assert math.isnan(none["loss"])
+
+
 def test_the_console_line_says_what_a_person_looks_for():
     line = console_line("mlm", 1200, 50000, VALUES)
     assert line == (
