@@ -4,6 +4,7 @@ import os
 import sys
 
 from megas2s import cli
+from megas2s.place import place
 
 
 def main() -> None:
@@ -15,13 +16,16 @@ def main() -> None:
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     if arguments.print_config:
-        print(dump_recipe(recipe), end="")
+        if place().rank == 0:
+            print(dump_recipe(recipe), end="")
         return
 
     if arguments.dry_run:
         from megas2s.prepare import dry_run
 
-        print(dry_run(recipe))
+        plan = dry_run(recipe)
+        if place().rank == 0:
+            print(plan)
         return
 
     from megas2s.pretrain import pretrain

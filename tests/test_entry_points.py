@@ -210,6 +210,14 @@ def test_a_dry_run_of_pretraining_is_its_plan(call, recipe):
     assert all(f"{language}/text " in lines[-1] for language in ("ar", "en", "sw", "zh"))
 
 
+@pytest.mark.parametrize("flag", ["--dry-run", "--print-config"])
+def test_of_several_ranks_the_first_prints_and_the_others_look_silently(call, recipe, monkeypatch, flag):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert call("launch/pretrain.py", recipe, flag)[1]
+    monkeypatch.setenv("RANK", "1")
+    assert call("launch/pretrain.py", recipe, flag) == (0, "", "")
+
+
 @pytest.mark.parametrize("path", OTHER)
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(path, call, arguments, places, tmp_path):
     given = arguments(path)

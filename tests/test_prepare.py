@@ -104,3 +104,19 @@ def test_fp16_without_a_loss_scale_is_refused_in_any_stage(local_recipe):
     local_recipe["stages"][1]["precision"] = "fp16"
     said = refusal(local_recipe, BadConfig)
     assert said.startswith("stage 'seq2seq_frozen': engine 'local' has no loss scaling for fp16; use precision: bf16")
+
+
+# Ranks
+
+
+def test_one_process_plans_for_the_ranks_that_the_recipe_asks_for(recipe_data):
+    recipe_data |= {"ranks": 4, "stages": recipe_data["stages"][:1]}
+    del recipe_data["stages"][0]["micro_batch"]
+    assert "  2 rows per rank and pass" in plan(recipe_data)  # 8 rows a step
+    recipe_data["ranks"] = 16
+    assert "8 rows per step (batch_tokens 512 / 64) are not divisible by 16 ranks" in refusal(recipe_data, BadConfig)
+
+
+def test_a_plan_on_the_wrong_number_of_ranks_is_refused_as_a_launch_would_be(recipe_data, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "the recipe says ranks: 4, but 2 were started" in refusal({**recipe_data, "ranks": 4}, BadConfig)
