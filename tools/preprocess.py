@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from pathlib import Path
 
 from megas2s import cli
@@ -64,6 +63,7 @@ def main() -> int:
     from megas2s.data.corpus import MARKER, verify_corpus
     from megas2s.data.documents import input_files
     from megas2s.data.preprocess import Choices, preprocess
+    from megas2s.data.progress import Display
     from megas2s.errors import BadConfig
     from megas2s.spec import parse
 
@@ -177,57 +177,6 @@ def show_corpus(corpus) -> None:
     Console(width=None if sys.stdout.isatty() else 200).print(table)
     documents, tokens = (sum(facts[key] for facts in languages.values()) for key in ("documents", "tokens"))
     print(f"{documents:,} documents and {tokens:,} tokens to train on, tokenizer {corpus.fingerprint[:12]}")
-
-
-class Display:
-    """A bar on a terminal; elsewhere a line every ten seconds."""
-
-    SECONDS = 10.0
-
-    def __init__(self) -> None:
-        self.started = self.last = time.monotonic()
-        self.first = None  # position of this start, which the ETA must not count as work done
-        self.phase = ""
-        self.bar = None
-
-    def __enter__(self) -> Display:
-        if sys.stdout.isatty():
-            from rich.progress import BarColumn, Progress, TextColumn
-
-            self.bar = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"))
-            self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-
-    def show(self, progress) -> None:
-        """Called after every block."""
-        now = time.monotonic()
-        if progress.phase != self.phase:
-            self.phase, self.started, self.first = progress.phase, now, progress.position
-            if self.bar is not None:
-                self.task = self.bar.add_task(progress.phase, total=progress.total or None, said="")
-        said = describe(progress, seconds=now - self.started, first=self.first or 0)
-        if self.bar is not None:
-            self.bar.update(self.task, completed=progress.position, said=said)
-        elif now - self.last >= self.SECONDS:
-            self.last = now
-            print(f"{progress.phase}: {said}", flush=True)
-
-
-def describe(progress, *, seconds: float, first: int) -> str:
-    """Files, rates and time left, in words; `first` is where this start began."""
-    done = progress.position - first
-    said = [f"{progress.files}/{progress.files_total} files"]
-    if progress.phase == "tokenise" and seconds > 0:
-        said += [f"{progress.documents / seconds:,.0f} documents/s", f"{progress.text_bytes / seconds / 1e6:.1f} MB/s"]
-    if progress.total and done > 0:
-        left = seconds * (progress.total - progress.position) / done
-        said.append(f"{progress.position / progress.total:.0%}")
-        said.append(f"ETA {left // 3600:.0f}:{left % 3600 // 60:02.0f}:{left % 60:02.0f}")
-    return ", ".join(said)
 
 
 if __name__ == "__main__":

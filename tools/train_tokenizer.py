@@ -143,6 +143,7 @@ def main() -> None:
 
     from megas2s.data.documents import input_files, read_documents
     from megas2s.data.inputs import Inputs
+    from megas2s.data.progress import Display
     from megas2s.spec import plain
     from megas2s.tokenizer.train import TokenizerSpec, train_tokenizer
 
@@ -169,8 +170,9 @@ def main() -> None:
     dropped: Counter[tuple[str, str]] = Counter()
 
     def documents() -> Iterator[tuple[str, str]]:
-        for document in read_documents(inputs, dropped=dropped):
-            yield document.language, document.text
+        with Display() as display:
+            for document in read_documents(inputs, dropped=dropped, report=display.show):
+                yield document.language, document.text
 
     tokenizer = train_tokenizer(documents(), spec, output, expected=named, record=record)
     for (language, reason), count in sorted(dropped.items()):

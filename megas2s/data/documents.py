@@ -13,13 +13,14 @@ from __future__ import annotations
 import glob
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
 
 from megas2s.data.decode import Block, Document, decode
 from megas2s.data.inputs import InputFile, Inputs
 from megas2s.data.languages import language_code, language_of_name, language_of_path
 from megas2s.data.lines import read_lines
+from megas2s.data.progress import Progress
 from megas2s.data.tables import count_shards, read_tables
 from megas2s.errors import BadConfig, BadData
 
@@ -49,14 +50,32 @@ def read_blocks(file: InputFile, *, size: int = BLOCK) -> Iterator[Block]:
     return (read_lines if file.format in ("txt", "jsonl") else read_tables)(file, size=size)
 
 
+def bytes_to_read(files: Sequence[InputFile]) -> int:
+    """What all files have on disk; 0 where that of one is not known."""
+    return 0 if any(file.format == "dataset" for file in files) else sum(file.bytes for file in files)
+
+
 def read_documents(
-    inputs: Inputs | Sequence[Inputs], *, dropped: Counter[tuple[str, str]] | None = None
+    inputs: Inputs | Sequence[Inputs],
+    *,
+    dropped: Counter[tuple[str, str]] | None = None,
+    report: Callable[[Progress], None] = lambda _: None,
 ) -> Iterator[Document]:
     """Every document, cleaned, in the order of `input_files`; `dropped` counts the others by (language, reason)."""
     counts: Counter[tuple[str, str]] = Counter() if dropped is None else dropped
-    for file in input_files(inputs):
+    files = input_files(inputs)
+    total = bytes_to_read(files)
+    before = documents = text_bytes = 0
+    for number, file in enumerate(files):
         for block in read_blocks(file):
-            yield from decode(block, counts)
+            for document in decode(block, counts):
+                yield document
+                documents += 1
+            text_bytes += len(block.content)
+            position = before + block.position
+            report(Progress("read", file.name, number, len(files), position, total, documents, text_bytes))
+        before += file.bytes
+        report(Progress("read", file.name, number + 1, len(files), before, total, documents, text_bytes))
 
 
 def _files(inputs: Inputs) -> Iterable[InputFile]:

@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 from megas2s.data.assemble import Assembly, Tally, write_shards
 from megas2s.data.corpus import MARKER, TOKENIZER, Corpus, write_corpus
 from megas2s.data.decode import DUPLICATE, Block
-from megas2s.data.documents import BLOCK, input_files, read_blocks
+from megas2s.data.documents import BLOCK, bytes_to_read, input_files, read_blocks
 from megas2s.data.inputs import InputFile, Inputs
+from megas2s.data.progress import Progress
 from megas2s.data.shards import FORMAT, SHARD_DOCUMENTS, SHARD_TOKENS
 from megas2s.data.staging import FOLDER, Chain, Staging, refuse_other_arguments
 from megas2s.data.tokenise import Encoder, Ids, tokenise
@@ -49,19 +50,6 @@ class CorpusTokenizer(NamedTuple):
     ids: Ids
     load: Callable[[], Encoder]  # called in each worker: must be importable from there
     copy_to: Callable[[Path], None]  # writes the tokenizer's folder
-
-
-class Progress(NamedTuple):
-    """How far it is, for display."""
-
-    phase: str  # "tokenise" or "write shards"
-    file: str
-    files: int  # done
-    files_total: int
-    position: int  # bytes of input read from disk, or ids written: the unit of `total`
-    total: int  # 0 where it is not known
-    documents: int  # since this start
-    text_bytes: int  # since this start
 
 
 def preprocess(
@@ -106,7 +94,7 @@ def _stage(
     size: int,
 ) -> None:
     """Tokenise every input file that is not staged yet."""
-    total = 0 if any(file.format == "dataset" for file in files) else sum(file.bytes for file in files)
+    total = bytes_to_read(files)
     before = sum(file.bytes for file in files[: staging.files])
     documents = text_bytes = 0
 

@@ -1,5 +1,7 @@
 import logging
 import os
+import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -229,6 +231,19 @@ def test_the_flags_that_a_refusal_of_the_tool_names_are_its_own(tmp_path, corpus
     trained = run_tool(*command, "--invalid-utf8", "drop", cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     assert "en: 1 invalid UTF-8 dropped" in trained.stdout
+
+
+def test_the_tool_tells_how_far_it_has_read(tmp_path, corpus, monkeypatch, capsys):
+    from megas2s.data.progress import Display
+
+    monkeypatch.setattr(Display, "SECONDS", 0.0)
+    tool = os.path.join(os.path.dirname(__file__), "..", "..", "tools", "train_tokenizer.py")
+    flags = ["--input", str(corpus), "--output", str(tmp_path / "out"), "--vocab-size", "640", "--threads", "1"]
+    monkeypatch.setattr(sys, "argv", [tool, *flags, "language_slots=8"])
+    runpy.run_path(tool)["main"]()
+    assert re.search(
+        r"^read: 3/3 files, [\d,]+ documents/s, .* MB/s, 100%, ETA 0:00:00$", capsys.readouterr().out, re.M
+    )
 
 
 def test_the_tool_names_the_nearest_setting(tmp_path, corpus):

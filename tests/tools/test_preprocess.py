@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import runpy
 import signal
 import subprocess
 import sys
@@ -217,15 +216,3 @@ def test_help_imports_nothing_heavy():
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=ENVIRONMENT)
     assert result.stdout.endswith("[]\n"), result.stderr
     assert "--held-out" in result.stdout
-
-
-def test_progress_is_said_in_rates_and_time_left():
-    from megas2s.data.preprocess import Progress
-
-    describe = runpy.run_path(str(ROOT / "tools" / "preprocess.py"))["describe"]
-    progress = Progress("tokenise", "en.txt", 3, 10, 60_000_000, 100_000_000, 5_000, 80_000_000)
-    assert describe(progress, seconds=10.0, first=20_000_000) == (
-        "3/10 files, 500 documents/s, 8.0 MB/s, 60%, ETA 0:00:10"
-    )
-    unknown = progress._replace(total=0, position=0)
-    assert describe(unknown, seconds=10.0, first=0) == "3/10 files, 500 documents/s, 8.0 MB/s"
