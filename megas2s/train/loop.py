@@ -13,6 +13,7 @@ from torch import Tensor
 
 from megas2s import dist
 from megas2s.engine.base import Batch, Engine
+from megas2s.labels import IGNORED
 from megas2s.models.config import ModelConfig
 from megas2s.train import checkpoint
 from megas2s.train.metrics import MetricsLog, console_line, losses_from
@@ -80,15 +81,21 @@ def train(run: Training, state: TrainState, saved: checkpoint.Saved | None, *, t
 def try_largest(run: Training, state: TrainState) -> None:
     """One whole step that leaves no trace, so that a model too large fails in the first minute.
 
-    With a learning rate of 0 AdamW changes no weight, and the moments it leaves are taken back; batches have fixed
-    shapes, so the first one is as large as any.
+    With a learning rate of 0 AdamW changes no weight, and the moments it leaves are taken back. Batches have fixed
+    shapes, and with a label in every slot the first one sends as many positions through the head as any can.
     """
-    batches = next(iter(run.batches_from(state.step)))
+    batches = [_fully_labelled(batch) for batch in next(iter(run.batches_from(state.step)))]
     untouched = run.engine.counters()
     run.engine.train_step(batches, step=state.step, lr=0.0)
     if run.heldout:
         run.engine.evaluate(run.heldout[:1])
     run.engine.load_moments(None, untouched)
+
+
+def _fully_labelled(batch: Batch) -> Batch:
+    """The batch with a token to predict in every slot: where rows are padded, the head skips ignored ones."""
+    labels = batch["labels"]
+    return {**batch, "labels": labels.masked_fill(labels == IGNORED, 0)}
 
 
 def evaluate(run: Training, state: TrainState) -> None:

@@ -27,6 +27,7 @@ class Step(NamedTuple):
 
     lr: float
     shapes: list[dict[str, tuple[int, ...]]]  # of every micro-batch
+    labels: list[int]  # how many of each micro-batch count
     sums: torch.Tensor  # (parts, languages, 2): nats and tokens
     norm: float
 
@@ -50,7 +51,8 @@ def seen(monkeypatch) -> Seen:
     def watched_step(engine, batches, *, step, lr):
         result = train_step(engine, batches, step=step, lr=lr)
         shapes = [{name: tuple(tensor.shape) for name, tensor in batch.items()} for batch in batches]
-        (found.taken if lr else found.tried).append(Step(lr, shapes, result.sums.clone(), result.grad_norm))
+        labels = [int((batch["labels"] != IGNORED).sum()) for batch in batches]
+        (found.taken if lr else found.tried).append(Step(lr, shapes, labels, result.sums.clone(), result.grad_norm))
         found.calls.append("step" if lr else "try")
         return result
 
@@ -229,15 +231,18 @@ def test_zero_turns_held_out_losses_and_samples_off(log, train_here, one_stage):
     assert not (run.folder / "samples").exists()
 
 
-@pytest.mark.parametrize("objective", ["mlm", "denoising"])
+@pytest.mark.parametrize("objective", [{"name": "mlm"}, {"name": "denoising"}, {"name": "clm"}, MIXTURE])
 def test_the_first_thing_tried_is_a_whole_step_of_the_largest_shape(objective, train_here, one_stage, seen):
-    train_here(one_stage({"name": objective}, heldout_rows=2, evaluate_every=3))
+    train_here(one_stage(objective, heldout_rows=2, evaluate_every=3))
     assert seen.calls[:3] == ["try", "evaluate", "step"]
     assert len(seen.tried) == 1
     assert len(seen.tried[0].shapes) == 4  # micro-batches: gradients are held while the next one runs
     shapes = [shapes for step in seen.taken for shapes in step.shapes]
     shapes += [{name: tuple(tensor.shape) for name, tensor in batch.items()} for batch in seen.evaluated[-1]]
     assert all(shape == seen.tried[0].shapes[0] for shape in [*seen.tried[0].shapes, *shapes])
+    rows, slots = seen.tried[0].shapes[0]["labels"]
+    assert seen.tried[0].labels == [rows * slots] * 4  # every label counts; those of padded rows do not
+    assert (min(seen.taken[0].labels) < rows * slots) is (objective["name"] in ("clm", "mixture"))
 
 
 def test_the_trial_can_be_turned_off(train_here, one_stage, seen):
@@ -253,3 +258,13 @@ def test_the_trial_leaves_no_trace_in_weights_and_log(train_here, local_recipe, 
     for stage in ("mlm", "seq2seq_frozen", "seq2seq"):
         assert tried.hashes(stage) == untried.hashes(stage)
         assert tried.log(stage) == untried.log(stage)
+
+
+def test_the_trial_of_padded_rows_leaves_no_trace_either(train_here, one_stage, tmp_path):
+    recipe = one_stage(MIXTURE, heldout_rows=2, evaluate_every=3)
+    recipe["model"]["dropout"] = 0.2
+    tried, untried = (
+        train_here({**recipe, "run": str(tmp_path / str(trial)), "trial_step": trial}) for trial in (True, False)
+    )
+    assert tried.hashes("mlm") == untried.hashes("mlm")
+    assert tried.log("mlm") == untried.log("mlm")
