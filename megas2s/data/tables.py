@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import csv
 import glob
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import datasets
 import pyarrow as pa
+import pyarrow.compute as compute
 import pyarrow.parquet as parquet
 
 from megas2s.data.decode import Block
@@ -39,22 +40,26 @@ def read_tables(file: InputFile, *, size: int) -> Iterator[Block]:
     if file.language is None:
         columns["language"] = str(inputs.language_column)
     held: list[pa.Table] = []
-    first, rows = 1, 0
-    for table in _tables(file, list(columns.values())):
+    first, rows, position = 1, 0, 0.0
+    for table, taken in _tables(file, list(columns.values())):
         held.append(_plain(table, columns, file))
         rows += table.num_rows
+        position = min(position + taken, file.bytes)
         if sum(part.nbytes for part in held) >= size:
-            yield _block(held, first, file)
+            yield _block(held, first, file, int(position))
             first, held = rows + 1, []
     if held:
-        yield _block(held, first, file)
+        yield _block(held, first, file, int(position))
 
 
-def _tables(file: InputFile, columns: list[str]) -> Iterator[pa.Table]:
+def _tables(file: InputFile, columns: list[str]) -> Iterator[tuple[pa.Table, float]]:
+    """Rows as they are read, and about how many bytes of the file they take, which `datasets` does not tell."""
     try:
         stream = _OPEN[file.format](file, columns)
-        for table in stream.with_format("arrow").iter(batch_size=ROWS):
-            yield table if isinstance(table, pa.Table) else pa.Table.from_batches([table])
+        bytes_of = _BYTES[file.format](file)
+        for read in stream.with_format("arrow").iter(batch_size=ROWS):
+            table = read if isinstance(read, pa.Table) else pa.Table.from_batches([read])
+            yield table, bytes_of(table)
     except BadData:
         raise
     except Exception as error:  # pyarrow, pandas, fsspec and the hub's client each have their own
@@ -109,6 +114,24 @@ def _hub(file: InputFile, columns: list[str]) -> datasets.IterableDataset:
     return stream.shard(num_shards=stream.num_shards, index=file.shard)
 
 
+def _parquet_bytes(file: InputFile) -> Callable[[pa.Table], float]:
+    """Rows count alike: a file knows how many it has."""
+    each = file.bytes / max(1, parquet.read_metadata(file.name).num_rows)
+    return lambda table: each * table.num_rows
+
+
+def _csv_bytes(file: InputFile) -> Callable[[pa.Table], float]:
+    """A character of Latin-1 is a byte, and each field is followed by one; quotes are not counted."""
+    return lambda table: (
+        sum(compute.sum(compute.utf8_length(column)).as_py() or 0 for column in table.columns)
+        + (table.num_rows * table.num_columns)
+    )
+
+
+def _hub_bytes(file: InputFile) -> Callable[[pa.Table], float]:
+    return lambda table: 0.0
+
+
 def _dataset(inputs: Inputs) -> datasets.IterableDataset:
     return datasets.load_dataset(
         inputs.dataset,
@@ -135,12 +158,12 @@ def _plain(table: pa.Table, columns: dict[str, str], file: InputFile) -> pa.Tabl
     return pa.table(chosen)
 
 
-def _block(parts: list[pa.Table], first: int, file: InputFile) -> Block:
+def _block(parts: list[pa.Table], first: int, file: InputFile, position: int) -> Block:
     table = pa.concat_tables(parts).combine_chunks()
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
-    return Block(file=file, first=first, content=sink.getvalue().to_pybytes(), position=0)
+    return Block(file=file, first=first, content=sink.getvalue().to_pybytes(), position=position)
 
 
 def _require(found: list[str], columns: list[str], file: InputFile) -> None:
@@ -160,6 +183,7 @@ def _unreadable(name: str, error: Exception) -> BadData:
 
 
 _OPEN = {"parquet": _parquet, "csv": _csv, "dataset": _hub}
+_BYTES = {"parquet": _parquet_bytes, "csv": _csv_bytes, "dataset": _hub_bytes}
 _TEXTUAL = (
     pa.types.is_string,
     pa.types.is_large_string,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import itertools
 import json
 import re
 from collections import Counter
@@ -70,6 +71,32 @@ def test_every_format_gives_the_same_documents(tmp_path, make):
     documents = list(read_documents(Inputs(paths=(str(make(tmp_path)),), source="mine")))
     assert [document.text for document in documents] == TEXTS
     assert {(document.language, document.source) for document in documents} == {("en", "mine")}
+
+
+def rows_of(number):
+    return {"number": list(range(number)), "text": ["words of a row, " * (1 + row % 7) for row in range(number)]}
+
+
+def large_parquet(folder):
+    parquet.write_table(pa.table(rows_of(2000)), folder / "en.parquet", row_group_size=300)
+
+
+def large_csv(folder):
+    with open(folder / "en.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["number", "text"])
+        writer.writerows(zip(*rows_of(2000).values(), strict=True))
+
+
+@pytest.mark.parametrize("make", [large_parquet, large_csv])
+def test_the_position_in_a_large_table_moves_with_its_rows(tmp_path, make):
+    make(tmp_path)
+    (file,) = input_files(Inputs(paths=(str(tmp_path),)))
+    found = [(block.first / 2000, block.position / file.bytes) for block in read_blocks(file, size=10_000)]
+    assert len(found) > 5
+    for (_, position), (rows, _) in itertools.pairwise(found):
+        assert position == pytest.approx(rows, abs=0.05)
+    assert 0.95 < found[-1][1] <= 1
 
 
 def test_a_dataset_is_read_by_its_name_shard_by_shard(tmp_path):
