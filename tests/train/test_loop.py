@@ -7,11 +7,13 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 from torch.nn import functional as F
 
 from megas2s import dist, pretrain
 from megas2s.engine.local import LocalEngine
 from megas2s.labels import IGNORED
+from megas2s.models import transformer
 from megas2s.models.transformer import build
 from megas2s.train import checkpoint, loop
 
@@ -268,3 +270,40 @@ def test_the_trial_of_padded_rows_leaves_no_trace_either(train_here, one_stage, 
     )
     assert tried.hashes("mlm") == untried.hashes("mlm")
     assert tried.log("mlm") == untried.log("mlm")
+
+
+def test_activation_checkpointing_recomputes_every_layer_and_changes_no_bit(
+    train_here, one_stage, monkeypatch, tmp_path
+):
+    recomputed = []
+
+    def watched(layer, *arguments, **named):
+        recomputed.append(type(layer).__name__)
+        return checkpointed(layer, *arguments, **named)
+
+    checkpointed = transformer.checkpoint
+    monkeypatch.setattr(transformer, "checkpoint", watched)
+    recipe = {**one_stage({"name": "denoising"}, heldout_rows=0), "trial_step": False}
+    recipe["model"]["dropout"] = 0.2
+    plain = train_here({**recipe, "run": str(tmp_path / "plain")})
+    assert not recomputed
+    recipe["stages"][0]["activation_checkpointing"] = True
+    again = train_here({**recipe, "run": str(tmp_path / "again")})
+    assert recomputed == (["EncoderLayer"] * 2 + ["DecoderLayer"] * 2) * 6 * 4  # steps, micro-batches
+    assert again.log("mlm") == plain.log("mlm")
+    assert again.hashes("mlm") == plain.hashes("mlm")
+
+
+@pytest.mark.slow
+def test_compiled_layers_train_like_plain_ones(train_here, one_stage, tmp_path):
+    recipe = {**one_stage({"name": "mlm"}, heldout_rows=0), "trial_step": False}
+    recipe["model"]["dropout"] = 0.0  # a compiled layer draws its own
+    plain = train_here({**recipe, "run": str(tmp_path / "plain")})
+    torch._dynamo.reset()
+    counters.clear()
+    recipe["stages"][0]["compile"] = True
+    compiled = train_here({**recipe, "run": str(tmp_path / "compiled")})
+    assert counters["stats"]["unique_graphs"] == 1  # both layers run the same one
+    assert counters["aot_autograd"]["ok"] > 0
+    assert counters["graph_break"] == {}
+    assert compiled.losses("mlm") == pytest.approx(plain.losses("mlm"), rel=1e-5)
