@@ -164,9 +164,12 @@ class Sums:
         if self._values is None:
             shape = (len(counts), self._languages, 2)
             self._values = torch.zeros(shape, dtype=torch.float64, device=self._device)
+        languages = torch.arange(self._languages, device=self._device)
+        belongs = (batch["language"].unsqueeze(1) == languages).unsqueeze(-1)  # (B, languages, 1)
         for index, part in enumerate(row_totals):
             pairs = torch.stack([row_totals[part].double(), counts[part].double()], dim=-1)
-            self._values[index].index_add_(0, batch["language"], pairs)
+            # Not index_add_: on a GPU its rows are added in any order, so the last bits of a log would differ.
+            self._values[index] += torch.where(belongs, pairs.unsqueeze(1), 0.0).sum(0)
 
     def tensor(self) -> Tensor:
         """(parts, languages, 2)."""
