@@ -195,11 +195,14 @@ def test_a_truncated_shard_is_found_before_anything_is_built(script, recipe, tmp
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
-def test_an_altered_shard_is_found_before_the_first_step(script, recipe, tmp_path, corpus):
+def test_an_altered_shard_is_found_before_the_first_step_unless_the_recipe_waives_it(script, recipe, tmp_path, corpus):
     flip_byte(shard(corpus))
-    result = script(PRETRAIN, recipe, f"run={tmp_path}/run", f"corpus={corpus}")
-    refused(result, 3, f"{shard(corpus)} is truncated or altered: its SHA-256 is another")
+    arguments = [PRETRAIN, recipe, f"run={tmp_path}/run", f"corpus={corpus}", "stages.mlm.steps=1"]
+    refused(script(*arguments), 3, f"{shard(corpus)} is truncated or altered: its SHA-256 is another")
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    trained = script(*arguments, "verify_corpus=false")
+    assert trained.returncode == 0, trained.stdout
+    assert not (tmp_path / "run" / "verified.json").exists()
 
 
 def test_a_shard_altered_between_two_starts_is_found_too(script, recipe, corpus, interrupted):
