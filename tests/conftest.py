@@ -31,6 +31,9 @@ SAMPLE = ROOT / "launch" / "sample_corpus"
 LANGUAGES = ("ar", "en", "sw", "zh")  # enough scripts for a test, few enough to be quick
 MEASURED = {"tokens_per_second", "tflops", "mfu", "memory_gib", "data_wait", "eta_seconds"}  # time and memory
 
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a job in the background; tests of Ctrl-C need it heard
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 def run_process(
     command: list[str], *, timeout: float, env: dict[str, str] | None = None, cwd: Path = ROOT
