@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-import multiprocessing.connection
 import os
 import signal
-import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -23,6 +21,7 @@ import numpy as np
 
 from megas2s.data.decode import EMPTY, Block, decode
 from megas2s.errors import Refusal
+from megas2s.processes import end_with_parent
 
 HASH_BYTES = 16
 RECORD = np.dtype(  # what is kept of a document beside its ids
@@ -169,16 +168,8 @@ _STATE: list[tuple[Encoder, Ids]] = []  # of a worker process: set once, when it
 def _begin(load_encoder: Callable[[], Encoder], ids: Ids) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    end_with_parent()
     _STATE.append((load_encoder(), ids))
-
-
-def _leave_with_parent() -> None:
-    """A killed parent closes no pipe that a worker does not hold open itself; without this, workers outlive it."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
 
 
 def _work(block: Block) -> Tokenised:

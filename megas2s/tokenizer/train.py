@@ -19,11 +19,9 @@ from __future__ import annotations
 import io
 import logging
 import multiprocessing
-import os
 import re
 import signal
 import string
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -33,6 +31,7 @@ from sentencepiece import SentencePieceTrainer
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from megas2s.errors import BadConfig, BadData, Refusal
+from megas2s.processes import end_with_parent
 from megas2s.spec import plain, spec
 from megas2s.tokenizer import folder as tokenizer_folder
 from megas2s.tokenizer.export import companions
@@ -228,18 +227,11 @@ def _apart(train: Callable[[], T]) -> T:
 
 def _answer(pipe: Connection, train: Callable[[], object]) -> None:
     """The child's work."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     try:
         pipe.send(train())
     except Exception as error:
         pipe.send(error)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _explained(error: RuntimeError, spec: TokenizerSpec) -> BadConfig:
