@@ -76,8 +76,11 @@ def find_vocabulary(recipe: Recipe, size: int | None) -> Vocabulary:
     from megas2s.data.corpus import Corpus
     from megas2s.errors import BadConfig
     from megas2s.tokenizer.load import Tokenizer
+    from megas2s.tokenizer.vocab import stand_in
 
     if size is not None:
+        if size < 128:
+            raise BadConfig(f"--vocab-size must be at least 128, got {size}")
         return stand_in(size)
     if not Path(recipe.corpus).is_dir():
         raise BadConfig(
@@ -85,33 +88,6 @@ def find_vocabulary(recipe: Recipe, size: int | None) -> Vocabulary:
             "make it with tools/preprocess.py or say --vocab-size"
         )
     return Tokenizer.load(Corpus.open(Path(recipe.corpus)).tokenizer_folder).vocabulary
-
-
-def stand_in(size: int) -> Vocabulary:
-    """A vocabulary of which only the size matters; its special tokens lie where our own tokenizers have them."""
-    import numpy as np
-
-    from megas2s.errors import BadConfig
-    from megas2s.tokenizer.vocab import Vocabulary
-
-    if size < 128:
-        raise BadConfig(f"--vocab-size must be at least 128, got {size}")
-    return Vocabulary(
-        size=size,
-        pad=1,
-        eos=2,
-        unk=3,
-        bos=0,
-        mask=4,
-        doc=5,
-        clm=6,
-        languages={},
-        sentinels=tuple(range(size - 100, size)),
-        ordinary=np.arange(7, size - 100, dtype=np.int32),
-        word_starts=np.ones(size, dtype=bool),
-        sentence_ends=np.zeros(size, dtype=bool),
-        fingerprint="",
-    )
 
 
 def stage_memory(stage: Stage, config: ModelConfig, work: Work, *, gpus: int) -> Memory:

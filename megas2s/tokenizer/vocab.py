@@ -34,3 +34,25 @@ class Vocabulary:
     def dtype(self) -> np.dtype[np.unsignedinteger]:
         """The narrowest integer that holds every id; shards are stored in it."""
         return np.dtype(np.uint16 if self.size <= 1 << 16 else np.uint32)
+
+
+def stand_in(size: int) -> Vocabulary:
+    """A vocabulary of which only the size matters, as in plans and benchmarks; its ids lie where our tokenizers' do."""
+    sentinels = range(size - 100, size)
+    ids = np.arange(size)
+    return Vocabulary(
+        size=size,
+        pad=1,
+        eos=2,
+        unk=3,
+        bos=0,
+        mask=4,
+        doc=5,
+        clm=6,
+        languages={"en": 7},
+        sentinels=tuple(sentinels),
+        ordinary=ids[min(300, sentinels.start // 2) : sentinels.start].astype(np.int32),
+        word_starts=ids % 2 == 0,
+        sentence_ends=ids % 20 == 0,
+        fingerprint=f"stand-in-{size}",
+    )

@@ -25,6 +25,7 @@ from megas2s.labels import IGNORED
 from megas2s.objectives import Objective
 from megas2s.objectives.denoising import Denoising
 from megas2s.objectives.mlm import MLM
+from megas2s.tokenizer.vocab import stand_in
 from megas2s.train.assemble import StageData, stage_data
 from megas2s.train.schedule import Schedule
 from megas2s.train.stage import Stage
@@ -36,7 +37,7 @@ TARGET, COLLATOR_TARGET = ">= 2M tokens/s", ">= 10 x the collator"
 
 def run(given: argparse.Namespace) -> list[Table]:
     """Ours in process and through one worker process, and the collator, all in turns."""
-    synthetic.corpus(given.work, synthetic.vocabulary(VOCABULARY))  # written before any arm reads it
+    synthetic.corpus(given.work, stand_in(VOCABULARY))  # written before any arm reads it
     sizes = {"work": given.work, "length": given.length, "rows": given.rows, "batches": given.batches}
     makes = {f"{name}, in process": partial(_ours, name, 0, **sizes) for name in OBJECTIVES}
     makes |= {f"{name}, one worker": partial(_ours, name, 1, **sizes) for name in OBJECTIVES}
@@ -76,7 +77,7 @@ def stage(name: str, *, length: int, rows: int) -> Stage:
 
 def data(name: str, *, work: Path, length: int, rows: int) -> StageData:
     """The samples of such a stage over the synthetic corpus."""
-    vocabulary = synthetic.vocabulary(VOCABULARY)
+    vocabulary = stand_in(VOCABULARY)
     return stage_data(
         stage(name, length=length, rows=rows), synthetic.corpus(work, vocabulary), vocabulary, Sampling(), seed=0
     )
@@ -118,11 +119,9 @@ def _theirs(lists: bool, *, work: Path, length: int, rows: int, batches: int) ->
 
 def _windows(lists: bool, *, work: Path, length: int, rows: int, batches: int) -> Iterator[list[object]]:
     """Micro-batches of the windows that our MLM reads, `</s>` appended."""
-    found = data("mlm", work=work, length=length, rows=rows)
+    found, eos = data("mlm", work=work, length=length, rows=rows), stand_in(VOCABULARY).eos
     for first in range(0, batches * rows, rows):
-        windows = [
-            np.append(found.samples.window(n).astype(np.int64), synthetic.EOS) for n in range(first, first + rows)
-        ]
+        windows = [np.append(found.samples.window(n).astype(np.int64), eos) for n in range(first, first + rows)]
         if lists:
             yield [{"input_ids": window.tolist()} for window in windows]
         else:

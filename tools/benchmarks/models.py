@@ -31,6 +31,7 @@ from megas2s.objectives.denoising import Denoising
 from megas2s.objectives.losses import label_counts
 from megas2s.objectives.mlm import MLM
 from megas2s.rng import generator
+from megas2s.tokenizer.vocab import stand_in
 
 LR = 1e-4
 SEED = 17
@@ -38,7 +39,7 @@ SEED = 17
 
 def mlm_batch(config: ModelConfig, *, rows: int, length: int) -> Batch:
     """Rows of random text with our MLM objective's masks."""
-    vocabulary = synthetic.vocabulary(config.vocab_size)
+    vocabulary = stand_in(config.vocab_size)
     shape, objective = Shape(vocabulary, length, length), MLM()
     windows = synthetic.tokens(rows * objective.window_size(shape), vocabulary, "mlm").reshape(rows, -1)
     examples = [objective.corrupt(window, generator(0, "mlm", n), shape, n) for n, window in enumerate(windows)]
@@ -48,7 +49,7 @@ def mlm_batch(config: ModelConfig, *, rows: int, length: int) -> Batch:
 
 def seq2seq_batch(config: ModelConfig, *, rows: int, source: int, target: int) -> Batch:
     """Rows of random text, source and target unrelated."""
-    vocabulary = synthetic.vocabulary(config.vocab_size)
+    vocabulary = stand_in(config.vocab_size)
     both = torch.from_numpy(synthetic.tokens(rows * (source + target), vocabulary, "seq2seq")).long().view(rows, -1)
     both[:, [source - 1, -1]] = vocabulary.eos
     labels = both[:, source:].contiguous()
@@ -116,7 +117,7 @@ class _Whole(nn.Module):
         weights = {name: value.detach() for name, value in canonical_parameters(build(config)).items()}
         family = mbart.FAMILY if config.is_seq2seq else roberta_prelayernorm.FAMILY
         kind = getattr(transformers, architecture)
-        settings = family.settings(config, synthetic.vocabulary(config.vocab_size))
+        settings = family.settings(config, stand_in(config.vocab_size))
         self.model = kind(kind.config_class(**settings))
         if architecture in family.architectures:
             self.model.load_state_dict(_renamed(weights, family, config), strict=False)

@@ -22,6 +22,7 @@ from megas2s.models.parameters import parameter_shapes
 from megas2s.objectives.base import Shape
 from megas2s.objectives.denoising import Denoising
 from megas2s.objectives.mlm import MLM
+from megas2s.tokenizer.vocab import stand_in
 from megas2s.train.flops import StepSize, step_flops
 
 BIG, MIDDLE = 250_112, 32_768
@@ -190,7 +191,7 @@ def _config(
 
 def _denoising_size(given: argparse.Namespace, config: ModelConfig, rows: int) -> StepSize:
     """Whole-window denoising: the target is the window, the source lacks some of it."""
-    shape = Shape(models.synthetic.vocabulary(config.vocab_size), given.length, given.length)
+    shape = Shape(stand_in(config.vocab_size), given.length, given.length)
     objective = Denoising()
     columns = objective.row_lengths(objective.window_size(shape), shape)
     return StepSize(rows, columns.source, columns.target, columns.target)

@@ -1,4 +1,4 @@
-"""Made-up vocabularies and corpora: the cost of a step or a batch depends on shapes, not on what the text says."""
+"""Made-up text and corpora: the cost of a step or a batch depends on shapes, not on what the text says."""
 
 from __future__ import annotations
 
@@ -11,30 +11,7 @@ from megas2s.data.shards import ShardMeta, write_shard
 from megas2s.rng import generator
 from megas2s.tokenizer.vocab import Vocabulary
 
-PAD, EOS, MASK, DOC, CLM, FIRST = 1, 2, 4, 5, 6, 300
 DOCUMENT = 600  # tokens
-
-
-def vocabulary(size: int) -> Vocabulary:
-    """A vocabulary of `size` ids, laid out as our tokenizers lay theirs out."""
-    ids = np.arange(size)
-    first = min(FIRST, size // 2)
-    return Vocabulary(
-        size=size,
-        pad=PAD,
-        eos=EOS,
-        unk=3,
-        bos=0,
-        mask=MASK,
-        doc=DOC,
-        clm=CLM,
-        languages={"en": 7},
-        sentinels=(size - 1,),
-        ordinary=ids[first:-1].astype(np.int32),
-        word_starts=ids % 2 == 0,
-        sentence_ends=ids % 20 == 0,
-        fingerprint=f"synthetic-{size}",
-    )
 
 
 def tokens(count: int, vocabulary: Vocabulary, *address: int | str) -> np.ndarray:
@@ -54,9 +31,9 @@ def corpus(
         language = f"l{chr(ord('a') + number // shards)}"
         ids = tokens(documents * DOCUMENT, vocabulary, "corpus", number)
         ids[DOCUMENT - 1 :: DOCUMENT] = vocabulary.doc
-        meta = ShardMeta(language=language, source="text", fingerprint=vocabulary.fingerprint, separator=DOC)
+        meta = ShardMeta(language=language, source="text", fingerprint=vocabulary.fingerprint, separator=vocabulary.doc)
         path = folder / name / "train" / language / f"text-{number % shards:05d}.arrow"
         lengths = np.full(documents, DOCUMENT)
         entries.append(write_shard(path, lengths, [ids], dtype=vocabulary.dtype, meta=meta))
     splits = {"train": entries}
-    return write_corpus(folder / name, splits, fingerprint=vocabulary.fingerprint, separator=DOC, record={})
+    return write_corpus(folder / name, splits, fingerprint=vocabulary.fingerprint, separator=vocabulary.doc, record={})
