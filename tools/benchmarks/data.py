@@ -19,15 +19,14 @@ from pathlib import Path
 
 import datasets
 import transformers
+from preprocess import corpus_tokenizer
 
 from benchmarks import measure
 from benchmarks.measure import Table
 from megas2s.data.documents import read_documents
 from megas2s.data.inputs import Inputs
-from megas2s.data.preprocess import Choices, CorpusTokenizer, preprocess
-from megas2s.data.tokenise import Ids
-from megas2s.tokenizer.folder import FAST, read, write
-from megas2s.tokenizer.load import Tokenizer
+from megas2s.data.preprocess import Choices, preprocess
+from megas2s.tokenizer.folder import FAST
 from megas2s.tokenizer.train import TokenizerSpec, train_tokenizer
 
 SAMPLE = Path(__file__).resolve().parents[2] / "launch" / "sample_corpus"
@@ -104,14 +103,7 @@ def _memory(given: argparse.Namespace, source: tuple[str, ...], tokenizer: Path)
 
 def ours(text: Path, tokenizer: Path, workers: int, work: Path) -> Callable[[], float]:
     """Preprocess `text` into a new corpus; returns its ids without separators."""
-    loaded = Tokenizer.load(tokenizer)
-    doc = loaded.vocabulary.doc if loaded.vocabulary.doc is not None else loaded.vocabulary.eos
-    about = CorpusTokenizer(
-        loaded.fingerprint,
-        Ids(doc, loaded.vocabulary.dtype),
-        partial(Tokenizer.load, tokenizer),
-        partial(write, read(tokenizer), record={}),
-    )
+    about = corpus_tokenizer(tokenizer)
     numbers = itertools.count()
 
     def make() -> float:
