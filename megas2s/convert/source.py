@@ -21,12 +21,12 @@ from megas2s import files
 from megas2s.data.corpus import MARKER, TOKENIZER, Corpus
 from megas2s.errors import BadCheckpoint, BadConfig, BadData, Refusal
 from megas2s.models.config import ModelConfig
-from megas2s.models.weights import WeightsReader, open_weights
+from megas2s.models.weights import MODEL, WeightsReader, open_weights
 from megas2s.tokenizer import folder as tokenizer_folder
 from megas2s.tokenizer.folder import Stored
 from megas2s.tokenizer.importing import import_model
 
-RECIPE, STATE, MODEL = "recipe.yaml", "state.json", "model.json"
+RECIPE, STATE = "recipe.yaml", "state.json"
 WEIGHTS, CHECKPOINTS = "weights", "checkpoints"
 
 
