@@ -31,9 +31,9 @@ def results(tmp_path_factory: pytest.TempPathFactory, script, ranks) -> Results:
         kind = ("local" if engine == "local" else "zero", precision)
         if kind not in done:
             run = (
-                script(PROGRAM, folder, "local", precision, timeout=120)
+                script(PROGRAM, folder, "local", precision, timeout=300)
                 if engine == "local"
-                else ranks(2, PROGRAM, folder, configs, precision, timeout=280)
+                else ranks(2, PROGRAM, folder, configs, precision, timeout=500)
             )
             assert run.returncode == 0, run.stdout[-4000:]
             done.add(kind)
@@ -42,7 +42,7 @@ def results(tmp_path_factory: pytest.TempPathFactory, script, ranks) -> Results:
     return result
 
 
-pytestmark = [pytest.mark.slow, pytest.mark.ranks, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.ranks, pytest.mark.timeout(700)]
 
 
 @pytest.mark.parametrize("engine", ZERO)
@@ -122,7 +122,7 @@ def offloaded(tmp_path_factory: pytest.TempPathFactory, ranks) -> Callable[[str,
     def result(engine: str, variant: str) -> dict:
         if engine not in done:
             config = folder / "zero3_nvme.json" if engine == "zero3_nvme" else ROOT / "ds_configs" / f"{engine}.json"
-            run = ranks(2, PROGRAM, folder, config, "fp32", "plain", "resumed", timeout=280)
+            run = ranks(2, PROGRAM, folder, config, "fp32", "plain", "resumed", timeout=500)
             assert run.returncode == 0, run.stdout[-4000:]
             done.add(engine)
         return files.read_json(folder / f"{engine}-fp32-{variant}.json")
@@ -169,7 +169,7 @@ def fp16(tmp_path_factory: pytest.TempPathFactory, ranks) -> Callable[[str, str]
     """ZeRO-1 to 3 in fp16, in one launch."""
     folder = tmp_path_factory.mktemp("fp16")
     configs = ",".join(str(ROOT / "ds_configs" / f"{name}.json") for name in ZERO[1:])
-    run = ranks(2, PROGRAM, folder, configs, "fp16", "plain", "resumed", timeout=280)
+    run = ranks(2, PROGRAM, folder, configs, "fp16", "plain", "resumed", timeout=500)
     assert run.returncode == 0, run.stdout[-4000:]
     return lambda engine, variant: files.read_json(folder / f"{engine}-fp16-{variant}.json")
 
