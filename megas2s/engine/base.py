@@ -93,12 +93,12 @@ class Engine(Protocol):
         """`Sums` of this rank's rows, without dropout and without gradients."""
 
     def predict(self, batch: Batch) -> Tensor:
-        """The most likely token at every label of one batch: (B, K)."""
+        """The most likely token at every label of one batch: (B, K). Every rank passes as many rows."""
 
     def values(self) -> Iterator[tuple[str, Tensor]]:
         """Every parameter under its canonical name, full and in fp32, one at a time, on every rank.
 
-        A frozen parameter comes as it was loaded, not as it was rounded to compute with.
+        A frozen parameter comes as it was loaded, not as it was rounded to compute with, and to rank 0 alone.
         """
 
     def moments(self) -> Iterator[tuple[str, Tensor]]:
@@ -140,7 +140,10 @@ class TrainedModel(nn.Module):
         return torch.stack(terms).sum(), {name: part.row_totals for name, part in parts.items()}
 
     def predictions(self, batch: Batch) -> Tensor:
-        """The most likely token at every label: (B, K), one row of logits at a time."""
+        """The most likely token at every label: (B, K), one row of logits at a time.
+
+        Each row gathers the head under ZeRO-3, so ranks with unlike numbers of rows would wait for each other forever.
+        """
         output = self.model(batch)
         if "masked_positions" in batch:
             places = batch["masked_positions"].unsqueeze(-1).expand(-1, -1, output.encoder_hidden.shape[-1])

@@ -24,7 +24,7 @@ Decode = Callable[[np.ndarray], str]
 def reconstructions(engine: Engine, batches: Sequence[Batch], decode: Decode, *, rows: int = ROWS) -> str:
     """Markdown of one example each of up to `rows` languages among this rank's batches; collective."""
     few = one_per_language(batches, rows)
-    best = engine.predict(few).cpu().numpy()
+    best = engine.predict(_filled_up(few, rows)).cpu().numpy()[: len(few["language"])]
     if not dist.is_main():
         return ""
     columns = {name: tensor.numpy() for name, tensor in few.items()}
@@ -37,6 +37,12 @@ def one_per_language(batches: Sequence[Batch], rows: int) -> dict[str, Tensor]:
     languages = whole["language"].tolist()
     first = sorted({languages.index(language) for language in languages})[:rows]
     return {name: tensor[first] for name, tensor in whole.items()}
+
+
+def _filled_up(few: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
+    """The batch with its last row repeated up to `rows`: ranks hold rows of more or fewer languages."""
+    places = torch.arange(rows).clamp(max=len(few["language"]) - 1)
+    return {name: tensor[places] for name, tensor in few.items()}
 
 
 def _example(columns: Mapping[str, np.ndarray], best: np.ndarray, row: int, decode: Decode) -> str:

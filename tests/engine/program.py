@@ -24,6 +24,7 @@ from megas2s.models.config import ModelConfig
 from megas2s.models.freezing import freeze
 from megas2s.models.transformer import build
 from megas2s.rng import torch_seed
+from megas2s.train.samples import reconstructions
 
 STEPS, RESUME_AT, ROWS, MICRO_BATCH = 20, 7, 8, 2
 CONFIG = ModelConfig(
@@ -60,9 +61,9 @@ class Reconstruction:
         return {"half": Part(found.total, 0.5, per_row), "other": Part(found.total, 0.25, per_row)}
 
 
-def starting_weights() -> dict[str, Tensor]:
+def starting_weights(config: ModelConfig = CONFIG) -> dict[str, Tensor]:
     torch.manual_seed(5)
-    return {name: value.detach() + 0.02 * torch.randn(value.shape) for name, value in build(CONFIG).named_parameters()}
+    return {name: value.detach() + 0.02 * torch.randn(value.shape) for name, value in build(config).named_parameters()}
 
 
 def batches(step: int) -> list[dict[str, Tensor]]:
@@ -88,9 +89,9 @@ def batches(step: int) -> list[dict[str, Tensor]]:
     return found
 
 
-def setup(precision: str, frozen: tuple[str, ...], initial) -> Setup:
+def setup(precision: str, frozen: tuple[str, ...], initial, *, config: ModelConfig = CONFIG) -> Setup:
     def construct():
-        model = build(CONFIG)
+        model = build(config)
         freeze(model, frozen)
         return model
 
@@ -170,6 +171,25 @@ def train(spec: Local | Zero, precision: str, frozen: tuple[str, ...], *, resume
     return result
 
 
+def show(spec: Local | Zero, precision: str) -> dict:
+    """Samples where rank 0 holds rows of three languages and others of one; the head is too large to stay gathered."""
+    config = dataclasses.replace(CONFIG, vocab_size=4096)
+    start = starting_weights(config)
+    engine = make_engine(spec, setup(precision, (), start.__getitem__, config=config))
+    draw = torch.Generator().manual_seed(dist.place().rank)
+    labels = torch.randint(5, 4096, (3, 12), generator=draw)
+    heldout = {
+        "input_ids": torch.randint(5, 4096, (3, 16), generator=draw),
+        "decoder_input_ids": labels,
+        "labels": labels,
+        "language": torch.arange(3) if dist.is_main() else torch.zeros(3, dtype=torch.int64),
+    }
+    text = reconstructions(engine, [heldout], lambda ids: " ".join(map(str, ids.tolist())))
+    engine.close()
+    gc.collect()
+    return {"text": text}
+
+
 VARIANTS = {
     "plain": {"frozen": (), "resume": False, "trial": False},
     "resumed": {"frozen": (), "resume": True, "trial": False},
@@ -184,8 +204,8 @@ def main() -> None:
     assert MOMENTS[0] == "exp_avg"
     for config in engine.split(","):
         spec = Local() if config == "local" else Zero(config=config)
-        for variant in variants or VARIANTS:
-            result = train(spec, precision, **VARIANTS[variant])
+        for variant in variants or [*VARIANTS, "shown"]:
+            result = show(spec, precision) if variant == "shown" else train(spec, precision, **VARIANTS[variant])
             if dist.is_main():
                 files.write_json(Path(out) / f"{Path(config).stem}-{precision}-{variant}.json", result)
 

@@ -96,6 +96,13 @@ def test_a_frozen_encoder_has_no_moments_and_does_not_move_by_a_bit(results: Res
     assert frozen["with_moments"] == [name for name in plain["with_moments"] if not name.startswith("encoder.")]
 
 
+@pytest.mark.parametrize("engine", ZERO)
+def test_samples_are_the_same_whatever_languages_other_ranks_hold(results: Results, engine: str):
+    local, zero = results("local", "fp32", "shown"), results(engine, "fp32", "shown")
+    assert local["text"].count("**source**") == 3
+    assert zero == local
+
+
 @pytest.mark.parametrize("engine", ["local", *ZERO])
 def test_every_parameter_moves_when_nothing_is_frozen(results: Results, engine: str):
     plain = results(engine, "fp32", "plain")

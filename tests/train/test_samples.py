@@ -82,3 +82,12 @@ def test_every_rank_is_asked_and_the_first_one_speaks(monkeypatch):
     engine = Parrot([2, 5, 1])
     assert reconstructions(engine, [MASKED], decode) == ""
     assert len(engine.asked) == 1  # the forward pass is collective
+
+
+def test_every_rank_asks_for_as_many_rows_whatever_languages_it_holds():
+    engine = Parrot([1, 2, 3, 7, 5], *[[3, 4, 1, 5, 7]] * 3)
+    two = reconstructions(engine, [DENOISED], decode, rows=4)
+    one = reconstructions(engine, [{name: rows[:1] for name, rows in DENOISED.items()}], decode, rows=4)
+    assert [len(asked["input_ids"]) for asked in engine.asked] == [4, 4]
+    assert [len(asked["attention_mask"]) for asked in engine.asked] == [4, 4]
+    assert [text.count("**source**") for text in (two, one)] == [2, 1]
