@@ -89,10 +89,29 @@ def batches(step: int) -> list[dict[str, Tensor]]:
     return found
 
 
-def setup(precision: str, frozen: tuple[str, ...], initial, *, config: ModelConfig = CONFIG) -> Setup:
+class EncoderWatch:
+    """In training, whether the encoder's modules are in training mode, and whether the decoder reads a graph."""
+
+    def __init__(self) -> None:
+        self.seen: set[tuple[bool, bool]] = set()
+
+    def on(self, model) -> None:
+        def note(decoder, arguments) -> None:
+            if model.training:
+                modes = {module.training for module in model.encoder.modules()}
+                self.seen |= {(mode, arguments[1].requires_grad) for mode in modes}
+
+        model.decoder.register_forward_pre_hook(note)
+
+
+def setup(
+    precision: str, frozen: tuple[str, ...], initial, *, config: ModelConfig = CONFIG, watch: EncoderWatch | None = None
+) -> Setup:
     def construct():
         model = build(config)
         freeze(model, frozen)
+        if watch is not None:
+            watch.on(model)
         return model
 
     return Setup(
@@ -135,7 +154,8 @@ class Trace:
 
 def train(spec: Local | Zero, precision: str, frozen: tuple[str, ...], *, resume: bool, trial: bool) -> dict:
     start = starting_weights()
-    engine = make_engine(spec, setup(precision, frozen, start.__getitem__))
+    watch = EncoderWatch()
+    engine = make_engine(spec, setup(precision, frozen, start.__getitem__, watch=watch))
     if trial:
         untouched = engine.counters()
         engine.train_step(batches(0), step=0, lr=0.0)
@@ -147,7 +167,7 @@ def train(spec: Local | Zero, precision: str, frozen: tuple[str, ...], *, resume
         moments = {name: value.clone() for name, value in engine.moments()}
         counters = engine.counters()
         engine.close()
-        again = dataclasses.replace(setup(precision, frozen, values.__getitem__))
+        again = dataclasses.replace(setup(precision, frozen, values.__getitem__, watch=watch))
         engine = make_engine(spec, again)
         engine.load_moments(lambda kind, name: moments[f"{kind}.{name}"], counters)
         trace.run(engine, RESUME_AT, STEPS)
@@ -163,6 +183,7 @@ def train(spec: Local | Zero, precision: str, frozen: tuple[str, ...], *, resume
         "moved": sorted(name for name, value in last.items() if not torch.equal(value, start[name])),
         "with_moments": sorted(moving),
         "counters": engine.counters(),
+        "encoder": dist.gather_texts(str(sorted(watch.seen))),
         "hosts": dist.gather_texts(f"rank {dist.place().rank} é"),
         "hash": hashlib.sha256(b"".join(last[name].cpu().numpy().tobytes() for name in sorted(last))).hexdigest(),
     }

@@ -96,6 +96,15 @@ def test_a_frozen_encoder_has_no_moments_and_does_not_move_by_a_bit(results: Res
     assert frozen["with_moments"] == [name for name in plain["with_moments"] if not name.startswith("encoder.")]
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("engine", ["local", *ZERO])
+def test_a_frozen_encoder_runs_without_dropout_and_leaves_no_graph(results: Results, engine: str, precision: str):
+    ranks = 1 if engine == "local" else 2
+    # (training mode, gradient through the encoder's states) of all passes in training, on each rank
+    assert results(engine, precision, "frozen")["encoder"] == ["[(False, False)]"] * ranks
+    assert results(engine, precision, "plain")["encoder"] == ["[(True, True)]"] * ranks
+
+
 @pytest.mark.parametrize("engine", ZERO)
 def test_samples_are_the_same_whatever_languages_other_ranks_hold(results: Results, engine: str):
     local, zero = results("local", "fp32", "shown"), results(engine, "fp32", "shown")
