@@ -7,6 +7,8 @@ the log shows a step. What each objective adds is tried in this process, where a
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +18,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from megas2s.engine.local import LocalEngine
+from megas2s.models.weights import open_weights
 from megas2s.train import checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -201,6 +206,96 @@ def killed_on_two_ranks(tmp_path_factory, make_recipe, rank_command, ranks, fini
 @pytest.mark.parametrize("stage", ZERO)
 def test_two_ranks_killed_under_each_zero_stage_end_with_the_same_bits(killed_on_two_ranks, stage: str):
     assert_same(*killed_on_two_ranks, stage)
+
+
+@pytest.mark.slow
+@pytest.mark.ranks
+def test_a_checkpoint_of_two_ranks_under_zero3_in_bf16_becomes_a_hugging_face_model(
+    killed_on_two_ranks, script, tmp_path
+):
+    _, killed = killed_on_two_ranks
+    folder = checkpoint.published(killed.folder / "zero3")[-1]
+    done = script("tools/convert_to_hf.py", folder, tmp_path / "out")
+    assert done.returncode == 0, done.stdout
+    assert "MBartForConditionalGeneration, float32\n" in done.stdout
+    assert "reloaded with transformers: logits differ from ours by at most" in done.stdout
+    exported = load_file(tmp_path / "out" / "model.safetensors").values()
+    reader = open_weights(folder / "weights")
+    lost = [name for name in reader.names if not any(torch.equal(reader.tensor(name), tensor) for tensor in exported)]
+    assert lost == [name for name in reader.names if "positions" in name]  # two rows are added to these
+
+
+HOSTS = """
+import os
+import sys
+
+from megas2s import cli, dist, files
+from megas2s.engine import leave
+from megas2s.pretrain import pretrain
+from megas2s.recipe import load_recipe
+from megas2s.train import agree
+
+verify = files.verify
+
+def telling(folder, **choices):
+    print(f"rank {dist.place().rank} hashes {folder}", flush=True)
+    return verify(folder, **choices)
+
+def main():
+    recipe, *folders = (word for word in sys.argv[1:] if not word.startswith("--local_rank"))
+    os.chdir(folders[dist.place().rank])
+    agree.SECONDS, files.verify = 0.0, telling
+    pretrain(load_recipe(recipe))
+    leave()
+    assert not dist.active()
+
+cli.run(main)
+"""
+
+
+@pytest.fixture
+def interrupted_run(local_recipe, train_here, tmp_path) -> Path:
+    """A folder with `alpha/run`, whose only stage is at step 2 of 4, and the recipe that two ranks go on with."""
+    (tmp_path / "hosts.py").write_text(HOSTS, encoding="utf-8")
+    local_recipe["stages"] = local_recipe["stages"][:1]
+    done = train_here({**local_recipe, "run": str(tmp_path / "alpha" / "run")})
+    shutil.rmtree(done.folder / "mlm" / "weights")
+    (done.folder / "lock.json").unlink()  # this process has it
+    local_recipe["stages"][0]["engine"] = {"name": "zero", "config": str(ROOT / "ds_configs" / "zero1.json")}
+    written({**local_recipe, "run": "run"}, tmp_path)
+    return tmp_path
+
+
+def on_hosts(ranks, folder: Path, *hosts: str) -> subprocess.CompletedProcess:
+    """Go on with `run` on two ranks, each in its own working directory."""
+    places = [folder / host for host in hosts]
+    return ranks(2, folder / "hosts.py", folder / "recipe.yaml", *places, env={"PYTHONPATH": str(ROOT)})
+
+
+@pytest.mark.slow
+@pytest.mark.ranks
+def test_rank_0_alone_hashes_the_checkpoint_that_all_ranks_go_on_from(ranks, interrupted_run):
+    done = on_hosts(ranks, interrupted_run, "alpha", "alpha")
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert "stage mlm (mlm), 4 steps, from step 2" in done.stdout
+    assert "from step 2" in read(interrupted_run / "alpha" / "run" / "logs" / "rank_1.log")
+    hashed = {line for line in done.stdout.splitlines() if " hashes " in line}
+    assert hashed == {"rank 0 hashes run/mlm/checkpoints/step_00000002"}
+
+
+@pytest.mark.slow
+@pytest.mark.ranks
+def test_hosts_that_do_not_share_the_run_folder_are_refused_before_anything_trains(ranks, interrupted_run):
+    shutil.copytree(interrupted_run / "alpha", interrupted_run / "beta")
+    done = on_hosts(ranks, interrupted_run, "alpha", "beta")
+    (error,) = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 4, done.stdout[-4000:]
+    assert re.fullmatch(
+        r"error: rank 1 on \S+ sees the run folder run in use by nobody, rank 0 on \S+ sees the run folder run in use "
+        "by process \\d+ on \\S+; all hosts must share the run folder, the recipe and the corpus",
+        error,
+    )
+    assert not checkpoint.is_complete(interrupted_run / "alpha" / "run" / "mlm")
 
 
 MIXTURE = {
