@@ -93,6 +93,14 @@ def test_the_table_says_what_a_person_asks(run, recipe):
     assert [line.split()[0] for line in lines[2:7]] == ["stage", "mlm", "frozen", "unfrozen", "total"]
 
 
+def test_the_shipped_recipe_states_the_published_saving_and_ours_side_by_side(run):
+    code, printed, _ = run("launch/recipes/two_stage.yaml", "--vocab-size", "250112")
+    assert code == 0
+    published, ours = printed.splitlines()[-3:-1]
+    assert published.split() == ["published", "units", "12.40", "17.00", "27.1%"]
+    assert (ours.split()[:2], ours.split()[-1]) == (["model", "FLOPs"], "27.4%")
+
+
 def test_what_does_not_fit_is_said(run, recipe):
     _, printed, _ = run(recipe, *SIXTEEN, "--gpu", "l4", "stages.unfrozen.micro_batch=128")
     short = [line.split()[0] for line in printed.splitlines() if line.endswith("does not fit")]
