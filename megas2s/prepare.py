@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from megas2s import dist, files
+from megas2s import dist
 from megas2s.data.corpus import Corpus, check_sizes
 from megas2s.engine import check_engine
 from megas2s.errors import BadConfig, BadData, Refusal
@@ -145,14 +145,17 @@ def _named(stage: Stage) -> Iterator[None]:
         raise type(refusal)(f"stage {stage.name!r}: {refusal}") from None
 
 
+def start_folder(recipe: Recipe, stage: Stage) -> Path | None:
+    """The folder of weights that a stage starts from, if any."""
+    return init_folder(stage.init, Path(recipe.run), [other.name for other in recipe.stages])
+
+
 def starting_weights(recipe: Recipe, prepared: Prepared) -> Callable[[str], Tensor | None]:
     """Where each parameter of a stage begins: a function from its name to a tensor, or None for a random start."""
     stage = prepared.stage
-    folder = init_folder(stage.init, Path(recipe.run), [other.name for other in recipe.stages])
+    folder = start_folder(recipe, stage)
     if folder is None:
         return lambda name: None
-    if folder.parent.parent == Path(recipe.run) or files.is_published(folder):
-        files.verify(folder)
     return hand_off(open_weights(folder), prepared.config, part=stage.part, decoder_embeddings=_embeddings(stage))
 
 

@@ -10,9 +10,12 @@ because engines leave memory behind.
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,10 +25,11 @@ from megas2s.data.corpus import Corpus, check_sizes, verify_changed
 from megas2s.data.heldout import heldout_batches, heldout_rows
 from megas2s.data.loader import Batch, Loader
 from megas2s.data.windows import units
-from megas2s.engine import make_engine
+from megas2s.engine import join, make_engine
 from megas2s.engine.base import Precision, Setup
 from megas2s.models.freezing import freeze
 from megas2s.models.transformer import Model, build
+from megas2s.models.weights import verify_weights
 from megas2s.prepare import (
     Prepared,
     announcement,
@@ -33,12 +37,13 @@ from megas2s.prepare import (
     flops_per_step,
     open_corpus,
     prepare,
+    start_folder,
     starting_weights,
 )
 from megas2s.recipe import Recipe, dump_recipe
 from megas2s.rng import torch_seed
 from megas2s.tokenizer.load import Tokenizer
-from megas2s.train import checkpoint, lock, record
+from megas2s.train import agree, checkpoint, lock, record
 from megas2s.train.assemble import Corruption
 from megas2s.train.ledger import peak_flops
 from megas2s.train.loop import Training, train
@@ -59,28 +64,63 @@ def pretrain(recipe: Recipe) -> bool:
         prepare(recipe, stage, corpus, tokenizer.vocabulary, world_size=place.world_size) for stage in recipe.stages
     ]
     run = Path(recipe.run)
+    record.log_to(run)
     if dist.is_main():
         lock.hold(run)
-    record.log_to(run)
+    join()
+    text = json.dumps(_find_next(recipe, prepared, corpus)) if dist.is_main() else ""
+    following = Next(*json.loads(agree.told(text)))
+    if not following.left:
+        log.info("every stage is complete; weights lie in %s/<stage>/weights", run)
+        return False
+    _train_stage(recipe, prepared[following.stage], corpus, tokenizer, saved_step=following.step)
+    return following.left > 1
+
+
+class Next(NamedTuple):
+    """What is trained next. Rank 0 finds it and tells the others."""
+
+    left: int  # stages that are not complete
+    stage: int = 0  # number of the first of them in the recipe
+    step: int = 0  # of the checkpoint that it goes on from; 0 begins it
+
+
+def _find_next(recipe: Recipe, prepared: Sequence[Prepared], corpus: Corpus) -> Next:
+    """Find out how far the run has come, and verify what it goes on from; all of it must be of this recipe."""
     left = []
-    for one in prepared:
+    for number, one in enumerate(prepared):
         if checkpoint.is_complete(recipe.folder(one.stage)):
             checkpoint.check_complete(recipe.folder(one.stage), bound(recipe, one, corpus))
         else:
-            left.append(one)
+            left.append(number)
     if not left:
-        log.info("every stage is complete; weights lie in %s/<stage>/weights", run)
-        return False
-    _train_stage(recipe, left[0], corpus, tokenizer)
-    return len(left) > 1
+        return Next(0)
+    one = prepared[left[0]]
+    saved = checkpoint.newest(recipe.folder(one.stage))
+    if saved is not None:
+        checkpoint.check_binding(saved, bound(recipe, one, corpus))
+    elif (start := start_folder(recipe, one.stage)) is not None:
+        verify_weights(start)
+    return Next(len(left), left[0], saved.state.step if saved is not None else 0)
 
 
-def _train_stage(recipe: Recipe, prepared: Prepared, corpus: Corpus, tokenizer: Tokenizer) -> None:
+def _look(recipe: Recipe, corpus: Corpus, start: Path | None) -> list[str]:
+    """What this rank sees of all that every rank must see alike."""
+    found = checkpoint.digest(start) if start is not None else None
+    return [
+        f"the run folder {recipe.run} in use by {lock.held_by(Path(recipe.run))}",
+        f"the recipe {hashlib.sha256(dump_recipe(recipe).encode()).hexdigest()[:12]}",
+        f"the corpus {corpus.digest}",
+        f"{start} ({found})" if found is not None else f"nothing at {start}",
+    ]
+
+
+def _train_stage(recipe: Recipe, prepared: Prepared, corpus: Corpus, tokenizer: Tokenizer, *, saved_step: int) -> None:
     stage, folder = prepared.stage, recipe.folder(prepared.stage)
     binding = bound(recipe, prepared, corpus)
-    saved = checkpoint.newest(folder)
-    if saved is not None:
-        checkpoint.check_binding(saved, binding)
+    start = checkpoint.step_folder(folder, saved_step) if saved_step else start_folder(recipe, stage)
+    agree.check_same(lambda: _look(recipe, corpus, start))
+    saved = checkpoint.open_saved(start) if saved_step and start is not None else None
     if dist.is_main():
         _begin(recipe, corpus)
     state = saved.state if saved is not None else TrainState()

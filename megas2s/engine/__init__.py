@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator
 
+from megas2s import dist
 from megas2s.engine.base import Engine, Precision, Setup
 from megas2s.engine.ds_config import read_ds_config
 from megas2s.errors import BadConfig
@@ -52,3 +53,9 @@ def make_engine(spec: Local | Zero, setup: Setup) -> Engine:
     else:
         engine = importlib.import_module("megas2s.engine.zero").ZeroEngine(setup, spec.config)
     return engine
+
+
+def join() -> None:
+    """Join the process group where there are several ranks; collective. Engines join by themselves if need be."""
+    if dist.place().world_size > 1:
+        importlib.import_module("megas2s.engine.zero").join()

@@ -125,12 +125,16 @@ class ZeroEngine:
         return base.predict(self._engine, batch, self._device)
 
     def values(self) -> Iterator[tuple[str, Tensor]]:
-        """Every parameter in fp32, gathered one at a time onto every rank; the frozen ones as they were loaded."""
+        """Every parameter in fp32, gathered one at a time onto every rank; the frozen ones as they were loaded.
+
+        Those are read again from the disk, so by rank 0 alone; other ranks leave them out.
+        """
         for name, parameter in self._parameters.items():
             if parameter.requires_grad:
                 yield name, zero_state.read(self._engine, parameter)
-            elif (loaded := self._setup.initial(name)) is not None:
-                yield name, loaded
+            elif name in self._loaded:
+                if self._place.rank == 0 and (loaded := self._setup.initial(name)) is not None:
+                    yield name, loaded
             else:
                 with _gathered(parameter):
                     value = parameter.detach().float().clone()
@@ -171,6 +175,7 @@ class ZeroEngine:
     def _build(self, config: dict[str, Any]) -> nn.Module:
         """The model with its starting weights; under ZeRO-3 no rank ever holds all of it."""
         torch.manual_seed(self._setup.init_seed)
+        self._loaded: set[str] = set()
         if self._stage < 3:
             model = self._setup.build()
         else:
@@ -180,6 +185,7 @@ class ZeroEngine:
         for name, parameter in model.named_parameters():
             value = self._setup.initial(name)
             if value is not None:
+                self._loaded.add(name)
                 with _gathered(parameter, modifier_rank=0), torch.no_grad():
                     if self._stage < 3 or self._place.rank == 0:
                         parameter.copy_(value)

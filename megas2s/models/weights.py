@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from megas2s.errors import BadCheckpoint, BadConfig
-from megas2s.files import disk_trouble, is_published, read_json, write_json
+from megas2s.files import disk_trouble, is_published, read_json, verify, write_json
 from megas2s.models.config import ModelConfig
 from megas2s.models.parameters import aliases, owners, parameter_shapes
 from megas2s.spec import parse, plain
@@ -131,6 +131,14 @@ def open_weights(folder: Path) -> WeightsReader:
     if set(tensors.names) != parameter_shapes(config).keys():
         raise BadCheckpoint(f"{folder}: {INDEX} does not list the parameters of {MODEL}; restore them from a copy")
     return WeightsReader(folder, tensors.files, config, metadata)
+
+
+def verify_weights(folder: Path) -> None:
+    """Check published weights, alone or inside a checkpoint, against their manifest; raises BadCheckpoint."""
+    if is_published(folder):
+        verify(folder)
+    else:
+        verify(folder.parent, below=f"{folder.name}/")
 
 
 def hand_off(

@@ -13,6 +13,7 @@ temporary name and published in one rename; a reader takes the newest that verif
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 import re
 import shutil
@@ -38,7 +39,7 @@ NAME = re.compile(r"step_(\d{8,})")
 
 
 class Saved(NamedTuple):
-    """A checkpoint that has been verified, opened for reading."""
+    """A checkpoint, opened for reading."""
 
     folder: Path
     state: TrainState
@@ -146,8 +147,13 @@ def published(stage_folder: Path) -> list[Path]:
 
 
 def read(folder: Path) -> Saved:
-    """Verify one checkpoint and open it; tensors are read when asked for."""
+    """Verify one checkpoint and open it."""
     files.verify(folder)
+    return open_saved(folder)
+
+
+def open_saved(folder: Path) -> Saved:
+    """Open a checkpoint that has been verified, by this rank or another; tensors are read when asked for."""
     record: dict[str, Any] = files.read_json(folder / STATE)
     return Saved(
         folder,
@@ -156,6 +162,18 @@ def read(folder: Path) -> Saved:
         open_weights(folder / WEIGHTS),
         open_tensors(folder / OPTIMIZER),
     )
+
+
+def digest(folder: Path) -> str | None:
+    """A short hash of what a checkpoint or a folder of weights says of itself; None where it is not published.
+
+    The manifest has the hash of every file, so equal digests are equal tensors, as far as the disk is to be trusted.
+    """
+    published = folder if files.is_published(folder) else folder.parent
+    if not files.is_published(published):
+        return None
+    found = [path.read_bytes() for path in (published / files.MANIFEST, published / STATE) if path.is_file()]
+    return hashlib.sha256(b"".join(found)).hexdigest()[:12]
 
 
 def check_binding(saved: Saved, binding: Mapping[str, str]) -> None:

@@ -41,6 +41,12 @@ def hold(run: Path) -> None:
     atexit.register(_release, path, mine)
 
 
+def held_by(run: Path) -> str:
+    """Who has the run folder, as seen from here."""
+    holder = _holder(run / LOCK)
+    return "nobody" if holder is None else f"process {holder['pid']} on {holder['host']}"
+
+
 def _release(path: Path, mine: dict[str, Any]) -> None:
     if _holder(path) == mine:
         path.unlink(missing_ok=True)

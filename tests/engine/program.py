@@ -167,7 +167,8 @@ def train(spec: Local | Zero, precision: str, frozen: tuple[str, ...], *, resume
         moments = {name: value.clone() for name, value in engine.moments()}
         counters = engine.counters()
         engine.close()
-        again = dataclasses.replace(setup(precision, frozen, values.__getitem__, watch=watch))
+        begun = {**start, **values}  # only rank 0 is given frozen values
+        again = setup(precision, frozen, begun.__getitem__, watch=watch)
         engine = make_engine(spec, again)
         engine.load_moments(lambda kind, name: moments[f"{kind}.{name}"], counters)
         trace.run(engine, RESUME_AT, STEPS)
@@ -183,6 +184,7 @@ def train(spec: Local | Zero, precision: str, frozen: tuple[str, ...], *, resume
         "moved": sorted(name for name, value in last.items() if not torch.equal(value, start[name])),
         "with_moments": sorted(moving),
         "counters": engine.counters(),
+        "given": [int(text) for text in dist.gather_texts(str(len(last)))],
         "encoder": dist.gather_texts(str(sorted(watch.seen))),
         "hosts": dist.gather_texts(f"rank {dist.place().rank} é"),
         "hash": hashlib.sha256(b"".join(last[name].cpu().numpy().tobytes() for name in sorted(last))).hexdigest(),

@@ -96,6 +96,13 @@ def test_a_frozen_encoder_has_no_moments_and_does_not_move_by_a_bit(results: Res
     assert frozen["with_moments"] == [name for name in plain["with_moments"] if not name.startswith("encoder.")]
 
 
+@pytest.mark.parametrize("engine", ZERO)
+def test_frozen_weights_are_read_again_by_the_first_rank_alone(results: Results, engine: str):
+    frozen, plain = results(engine, "fp32", "frozen"), results(engine, "fp32", "plain")
+    assert plain["given"] == [len(plain["with_moments"])] * 2
+    assert frozen["given"] == [len(plain["with_moments"]), len(frozen["with_moments"])]
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("engine", ["local", *ZERO])
 def test_a_frozen_encoder_runs_without_dropout_and_leaves_no_graph(results: Results, engine: str, precision: str):

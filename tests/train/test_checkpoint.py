@@ -159,6 +159,22 @@ def test_a_change_to_any_of_its_files_is_found(save, tmp_path, caplog):
     assert checkpoint.newest(tmp_path).state.step == 4
 
 
+def test_a_digest_tells_checkpoints_apart_by_their_manifest_and_state(save):
+    folder, other = save(2), save(4)
+    first = checkpoint.digest(folder)
+    assert first == checkpoint.digest(folder / "weights")
+    assert first != checkpoint.digest(other)
+    for path in (folder / "state.json", folder / files.MANIFEST):
+        content = path.read_bytes()
+        path.write_bytes(content + b" ")
+        assert checkpoint.digest(folder) != first
+        path.write_bytes(content)
+    assert checkpoint.digest(folder) == first
+    (folder / files.MANIFEST).unlink()
+    assert checkpoint.digest(folder / "weights") is None
+    assert checkpoint.digest(folder.with_name("step_00000006")) is None
+
+
 @pytest.mark.parametrize(
     ("rules", "kept"),
     [
