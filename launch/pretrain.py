@@ -28,9 +28,12 @@ def main() -> None:
             print(plan)
         return
 
+    from megas2s.engine import leave
     from megas2s.pretrain import pretrain
 
-    if pretrain(recipe):
+    another = pretrain(recipe)
+    leave()
+    if another:
         # Engines leave memory behind, so the next stage begins in this process made new: same id, same environment.
         sys.stdout.flush()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

@@ -19,9 +19,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 import yaml
 
-from megas2s import files
+from megas2s import dist, files
 from megas2s.recipe import dump_recipe, load_recipe
 from megas2s.train import checkpoint
 
@@ -216,6 +217,20 @@ def test_of_several_ranks_the_first_prints_and_the_others_look_silently(call, re
     assert call("launch/pretrain.py", recipe, flag)[1]
     monkeypatch.setenv("RANK", "1")
     assert call("launch/pretrain.py", recipe, flag) == (0, "", "")
+
+
+def test_a_rank_is_made_new_once_all_ranks_are_done_and_out_of_its_process_group(call, recipe, monkeypatch):
+    happened = []
+    monkeypatch.setattr("megas2s.pretrain.pretrain", lambda recipe: happened.append("trained") or True)
+    monkeypatch.setattr("torch.distributed.barrier", lambda: happened.append("all here"))
+    monkeypatch.setattr(os, "execv", lambda *words: happened.append(f"new, {dist.active()}"))
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        assert call("launch/pretrain.py", recipe)[0] == 0
+    finally:
+        if dist.active():
+            torch.distributed.destroy_process_group()
+    assert happened == ["trained", "all here", "new, False"]
 
 
 @pytest.mark.parametrize("path", OTHER)

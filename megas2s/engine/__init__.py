@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Discriminator
 
 from megas2s import dist
@@ -59,3 +60,13 @@ def join() -> None:
     """Join the process group where there are several ranks; collective. Engines join by themselves if need be."""
     if dist.place().world_size > 1:
         importlib.import_module("megas2s.engine.zero").join()
+
+
+def leave() -> None:
+    """Leave the process group once every rank has come so far; collective.
+
+    Rank 0 keeps the group's address book. A rank made new that is early would find the old one and wait in it.
+    """
+    if dist.active():
+        dist.barrier()
+        torch.distributed.destroy_process_group()
