@@ -254,13 +254,13 @@ cli.run(main)
 
 
 @pytest.fixture
-def interrupted_run(local_recipe, train_here, tmp_path) -> Path:
+def interrupted_run(local_recipe, script, tmp_path) -> Path:
     """A folder with `alpha/run`, whose only stage is at step 2 of 4, and the recipe that two ranks go on with."""
     (tmp_path / "hosts.py").write_text(HOSTS, encoding="utf-8")
     local_recipe["stages"] = local_recipe["stages"][:1]
-    done = train_here({**local_recipe, "run": str(tmp_path / "alpha" / "run")})
-    shutil.rmtree(done.folder / "mlm" / "weights")
-    (done.folder / "lock.json").unlink()  # this process has it
+    done = script("launch/pretrain.py", written({**local_recipe, "run": str(tmp_path / "alpha" / "run")}, tmp_path))
+    assert done.returncode == 0, done.stdout
+    shutil.rmtree(tmp_path / "alpha" / "run" / "mlm" / "weights")
     local_recipe["stages"][0]["engine"] = {"name": "zero", "config": str(ROOT / "ds_configs" / "zero1.json")}
     written({**local_recipe, "run": "run"}, tmp_path)
     return tmp_path
