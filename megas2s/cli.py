@@ -41,7 +41,7 @@ class _Parser(argparse.ArgumentParser):
         """The flag that a word `key=value` stands for, empty for `key=false`; None where it stands for itself."""
         key, equals, value = word.partition("=")
         action = self._option_string_actions.get("--" + key.replace("_", "-"))
-        if not equals or action is None:
+        if not equals or action is None or "*" in word or Path(word).exists():  # a path may be named lang=en/a.txt
             return None
         if action.nargs != 0:
             return f"{action.option_strings[0]}={value.strip(QUOTE)}"  # quoted as a recipe may have it

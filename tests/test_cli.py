@@ -75,6 +75,13 @@ def test_a_key_and_a_value_stand_for_a_flag(flags):
     assert flags("c", "json=false", "held-out=1")["json"] is False
 
 
+def test_a_path_that_looks_like_one_stays_a_path(flags, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "json=true").mkdir()
+    read = {"inputs": ["json=true", "held_out=*/a.txt"], "held_out": 0.0, "json": False}
+    assert flags("json=true", "held_out=*/a.txt") == read
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
