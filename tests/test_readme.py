@@ -91,7 +91,10 @@ def test_the_quickstart_goes_from_text_to_hugging_face_and_reuses_what_is_done(c
     assert first.returncode == 0, first.stdout[-4000:]
     for stage in ("mlm", "seq2seq_frozen", "seq2seq"):
         assert f"stage {stage} is complete" in first.stdout
-    assert re.search(r"^filled +'.*'", first.stdout, re.M)
+    filled = re.search(r"^filled +(.+)$", first.stdout, re.M)
+    assert filled
+    assert "<mask>" not in filled[1]
+    assert re.search(r"^by rank +'.*'(, '.*'){4}$", first.stdout, re.M)
     assert re.search(r"^reconstructed ", first.stdout, re.M)
     assert "tensorboard --logdir runs/sample/tensorboard" in first.stdout
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.accelerator import get_accelerator
 from deepspeed.ops.adam import DeepSpeedCPUAdam
 from torch import Tensor, nn
 
@@ -66,6 +67,8 @@ class ZeroEngine:
 
     def __init__(self, setup: Setup, config_path: str) -> None:
         knobs = read_ds_config(config_path, precision=setup.precision)
+        if setup.precision == "fp16" and not get_accelerator().is_fp16_supported():
+            raise BadConfig("precision: fp16 is not supported by this device; take bf16 or fp32")
         join()
         self._setup = setup
         self._place = dist.place()

@@ -152,7 +152,9 @@ class Trace:
                 }
 
 
-def train(spec: Local | Zero, precision: str, frozen: tuple[str, ...], *, resume: bool, trial: bool) -> dict:
+def train(
+    spec: Local | Zero, precision: str, frozen: tuple[str, ...], *, resume: bool, trial: bool, steps: int = STEPS
+) -> dict:
     start = starting_weights()
     watch = EncoderWatch()
     engine = make_engine(spec, setup(precision, frozen, start.__getitem__, watch=watch))
@@ -161,7 +163,7 @@ def train(spec: Local | Zero, precision: str, frozen: tuple[str, ...], *, resume
         engine.train_step(batches(0), step=0, lr=0.0)
         engine.load_moments(None, untouched)
     trace = Trace()
-    trace.run(engine, 0, RESUME_AT if resume else STEPS)
+    trace.run(engine, 0, min(RESUME_AT, steps // 2) if resume else steps)
     if resume:
         values = {name: value.clone() for name, value in engine.values()}
         moments = {name: value.clone() for name, value in engine.moments()}
@@ -171,7 +173,7 @@ def train(spec: Local | Zero, precision: str, frozen: tuple[str, ...], *, resume
         again = setup(precision, frozen, begun.__getitem__, watch=watch)
         engine = make_engine(spec, again)
         engine.load_moments(lambda kind, name: moments[f"{kind}.{name}"], counters)
-        trace.run(engine, RESUME_AT, STEPS)
+        trace.run(engine, min(RESUME_AT, steps // 2), steps)
     heldout = dist.sum_over_ranks(engine.evaluate(batches(99)))[0].sum(0)
     last = {name: value.clone() for name, value in engine.values()}
     moving = {name.split(".", 1)[1] for name, _ in engine.moments()}
@@ -219,6 +221,10 @@ VARIANTS = {
     "tried": {"frozen": (), "resume": False, "trial": True},
     "frozen": {"frozen": ("encoder.*",), "resume": True, "trial": True},
 }
+BRIEF = {  # where a step takes seconds
+    "brief": {"frozen": (), "resume": False, "trial": False, "steps": 4},
+    "brief_resumed": {"frozen": (), "resume": True, "trial": False, "steps": 4},
+}
 
 
 def main() -> None:
@@ -228,7 +234,8 @@ def main() -> None:
     for config in engine.split(","):
         spec = Local() if config == "local" else Zero(config=config)
         for variant in variants or [*VARIANTS, "shown"]:
-            result = show(spec, precision) if variant == "shown" else train(spec, precision, **VARIANTS[variant])
+            shown = variant == "shown"
+            result = show(spec, precision) if shown else train(spec, precision, **(VARIANTS | BRIEF)[variant])
             if dist.is_main():
                 files.write_json(Path(out) / f"{Path(config).stem}-{precision}-{variant}.json", result)
 

@@ -145,7 +145,8 @@ def offloaded(tmp_path_factory: pytest.TempPathFactory, ranks) -> Callable[[str,
     def result(engine: str, variant: str) -> dict:
         if engine not in done:
             config = folder / "zero3_nvme.json" if engine == "zero3_nvme" else ROOT / "ds_configs" / f"{engine}.json"
-            run = ranks(2, PROGRAM, folder, config, "fp32", "plain", "resumed", timeout=500)
+            brief = ["brief", "brief_resumed"] if engine == "zero3_nvme" else ["plain", "resumed"]
+            run = ranks(2, PROGRAM, folder, config, "fp32", *brief, timeout=500)
             assert run.returncode == 0, run.stdout[-4000:]
             done.add(engine)
         return files.read_json(folder / f"{engine}-fp32-{variant}.json")
@@ -165,18 +166,31 @@ needs_async_io = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("engine", ["zero2_offload", "zero3_offload", pytest.param("zero3_nvme", marks=needs_async_io)])
-def test_offloaded_state_trains_like_the_local_engine_and_resumes_to_the_bit(results, offloaded, engine: str):
-    local, plain, resumed = (
-        results("local", "fp32", "plain"),
-        offloaded(engine, "plain"),
-        offloaded(engine, "resumed"),
-    )
-    assert plain["losses"] == pytest.approx(local["losses"], rel=1e-5)
-    assert resumed["losses"] == plain["losses"]
-    assert resumed["hash"] == plain["hash"]
+@pytest.mark.parametrize(
+    ("engine", "straight", "resumed"),
+    [
+        ("zero2_offload", "plain", "resumed"),
+        ("zero3_offload", "plain", "resumed"),
+        pytest.param("zero3_nvme", "brief", "brief_resumed", marks=needs_async_io),
+    ],
+)
+def test_offloaded_state_trains_like_the_local_engine_and_resumes_to_the_bit(
+    results: Results, offloaded, engine: str, straight: str, resumed: str
+):
+    local, offload, again = (results("local", "fp32", "plain"), offloaded(engine, straight), offloaded(engine, resumed))
+    assert offload["losses"] == pytest.approx(local["losses"][: len(offload["losses"])], rel=1e-5)
+    assert again["losses"] == offload["losses"]
+    assert again["hash"] == offload["hash"]
 
 
+def has_fp16() -> bool:
+    """Whether DeepSpeed trains in fp16 on this device; many CPUs have no instructions for it."""
+    from deepspeed.accelerator import get_accelerator
+
+    return bool(get_accelerator().is_fp16_supported())
+
+
+@pytest.mark.skipif(not has_fp16(), reason="this device has no fp16 arithmetic")
 @pytest.mark.parametrize("engine", ["zero1", "zero2", "zero3"])
 def test_fp16_trains_with_a_loss_scale_that_survives_a_resume(results, fp16, engine: str):
     local, plain, resumed = results("local", "fp32", "plain"), fp16(engine, "plain"), fp16(engine, "resumed")
