@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -214,3 +215,11 @@ def fp16(tmp_path_factory: pytest.TempPathFactory, ranks) -> Callable[[str, str]
 def test_fp16_under_zero0_is_refused_with_a_reason():
     with pytest.raises(BadConfig, match="fp16 does not train under ZeRO-0"):
         read_ds_config(str(ROOT / "ds_configs" / "zero0.json"), precision="fp16")
+
+
+def test_fp16_is_refused_where_the_device_has_none(monkeypatch: pytest.MonkeyPatch):
+    from megas2s.engine import zero
+
+    monkeypatch.setattr(zero.get_accelerator(), "is_fp16_supported", lambda: False)
+    with pytest.raises(BadConfig, match="fp16 is not supported by this device; take bf16 or fp32"):
+        zero.ZeroEngine(SimpleNamespace(precision="fp16"), str(ROOT / "ds_configs" / "zero1.json"))
