@@ -8,66 +8,24 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
+from byte_tokenizer import Bytes, Deadly
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-sys.path.insert(0, str(Path(__file__).parent))  # worker processes inherit it
-
-from byte_tokenizer import FIRST, Bytes, Deadly
-
-from megas2s.data import assemble, dedup, staging
+from megas2s.data import assemble, staging
 from megas2s.data.clean import clean
 from megas2s.data.corpus import Corpus, verify_corpus
-from megas2s.data.dedup import mark_duplicates
-from megas2s.data.inputs import Inputs
-from megas2s.data.preprocess import Choices, CorpusTokenizer, preprocess
-from megas2s.data.shards import Shard
-from megas2s.data.tokenise import RECORD, Ids
+from megas2s.data.preprocess import Choices, CorpusTokenizer
 from megas2s.errors import BadConfig, BadData, DiskTrouble
 
+from .byte_corpus import KEEP_ALL, TOKENIZER, make, texts
+
 ROOT = Path(__file__).parents[2]
-SEPARATOR = 5
-
-
-def copy_tokenizer(folder):
-    folder.mkdir()
-    (folder / "model").write_text("bytes")
-
-
-TOKENIZER = CorpusTokenizer("bytes", Ids(SEPARATOR, np.dtype(np.uint16)), Bytes, copy_tokenizer)
-KEEP_ALL = Choices(deduplicate=False, held_out=0)
-
-
-def make(inputs, folder, *, choices=KEEP_ALL, tokenizer=TOKENIZER, workers=1, **settings):
-    inputs = [Inputs(paths=(str(inputs),))] if isinstance(inputs, Path) else inputs
-    return preprocess(inputs, folder, tokenizer=tokenizer, choices=choices, workers=workers, **settings)
-
-
-def texts(corpus, split="train", language=None):
-    found = []
-    for entry in corpus.entries[split]:
-        if language in (None, entry.language):
-            shard = Shard.open(entry)
-            for start, end in zip(shard.document_offsets[:-1], shard.document_offsets[1:], strict=True):
-                assert shard.tokens[end - 1] == SEPARATOR
-                found.append(bytes((shard.tokens[start : end - 1] - FIRST).astype(np.uint8)).decode())
-    return found
 
 
 def content(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-@pytest.fixture
-def inputs(tmp_path):
-    """Four files of three languages, with duplicates inside and between them."""
-    folder = tmp_path / "in"
-    folder.mkdir()
-    for name, count in [("de.txt", 40), ("en-1.txt", 60), ("en-2.txt", 50), ("fr.txt", 2)]:
-        (folder / name).write_text("".join(f"{name[:2]} text number {number % 45}\n" for number in range(count)))
-    return folder
 
 
 def test_documents_come_out_as_they_went_in(tmp_path):
@@ -227,97 +185,6 @@ def test_two_processes_do_not_write_one_corpus(inputs, tmp_path):
         make(inputs, tmp_path / "out", report=start_another)
 
 
-def test_the_first_of_equal_documents_stays(inputs, tmp_path):
-    corpus = make(inputs, tmp_path / "out", choices=Choices(held_out=0))
-    assert texts(corpus, language="en") == [f"en text number {number}" for number in range(45)]
-    dropped = {language: facts["dropped"] for language, facts in corpus.record["languages"].items()}
-    assert dropped == {"de": {}, "en": {"duplicate": 65}, "fr": {}}
-
-
-@settings(max_examples=50, deadline=None)
-@given(
-    hashes=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=60),
-    parts=st.integers(1, 7),
-    bucket=st.integers(1, 9),
-    shuffled=st.randoms(use_true_random=False),
-)
-def test_duplicates_are_found_in_any_number_of_parts_and_buckets(hashes, parts, bucket, shuffled, tmp_path_factory):
-    records = np.zeros(len(hashes), RECORD)
-    records["ordinal"] = np.arange(len(hashes))
-    records["high"] = [high << 62 for high, _ in hashes]
-    records["low"] = [low for _, low in hashes]
-    first = {key: index for index, key in reversed(list(enumerate(hashes)))}
-    expected = [first[key] != index for index, key in enumerate(hashes)]
-    pieces = np.array_split(records, parts)
-    shuffled.shuffle(pieces)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dedup, "BUCKET", bucket)
-        patch.setattr(dedup, "BATCH", bucket)
-        marks = mark_duplicates(pieces, documents=len(records), folder=tmp_path_factory.mktemp("dedup"))
-    assert marks[records["ordinal"].astype(np.int64)].tolist() == expected
-
-
-def test_held_out_documents_follow_from_their_text_alone(tmp_path):
-    documents = [f"text {number}" for number in range(1000)]
-    (tmp_path / "en.txt").write_text("\n".join(documents * 2))
-    (tmp_path / "back").mkdir()
-    (tmp_path / "back" / "en.txt").write_text("\n".join(reversed(documents)))
-    choices = Choices(deduplicate=False, held_out=0.1)
-    corpus = make(tmp_path / "en.txt", tmp_path / "out", choices=choices)
-    train, heldout = texts(corpus), texts(corpus, "heldout")
-    assert not set(train) & set(heldout)
-    assert sorted(train + heldout) == sorted(documents * 2)
-    assert 2 * 70 < len(heldout) < 2 * 130
-    other = make(tmp_path / "back", tmp_path / "other", choices=choices)
-    assert set(texts(other, "heldout")) == set(heldout)
-
-
-@pytest.mark.parametrize("held_out", [0.000001, 0.5])
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_a_language_of_two_documents_has_one_held_out_and_one_to_train_on(tmp_path, count, held_out):
-    (tmp_path / "fr.txt").write_text("\n".join(f"text {number}" for number in range(count)))
-    corpus = make(tmp_path / "fr.txt", tmp_path / "out", choices=Choices(held_out=held_out))
-    assert len(texts(corpus)) >= 1
-    assert (len(texts(corpus, "heldout")) >= 1) == (count >= 2)
-
-
-def test_no_text_of_a_held_out_file_is_trained_on(tmp_path):
-    (tmp_path / "en.txt").write_text("a\nb\nc\n")
-    (tmp_path / "test").mkdir()
-    (tmp_path / "test" / "en.txt").write_text("b\nd\n")
-    wanted = [
-        Inputs(paths=(f"{tmp_path}/en.txt",)),
-        Inputs(paths=(f"{tmp_path}/test",), split="heldout"),
-    ]
-    corpus = make(wanted, tmp_path / "out", choices=Choices(held_out=0))
-    assert texts(corpus) == ["a", "c"]
-    assert texts(corpus, "heldout") == ["b", "d"]
-
-
-def test_a_group_is_cut_into_shards_in_order(inputs, tmp_path, monkeypatch):
-    whole = make(inputs, tmp_path / "whole")
-    monkeypatch.setattr(assemble, "SHARD_TOKENS", 100)
-    corpus = make(inputs, tmp_path / "cut")
-    english = corpus.shards(language="en")
-    assert [entry.path.name for entry in english] == [f"text-{number:05d}.arrow" for number in range(len(english))]
-    assert all(entry.tokens <= 100 for entry in english)
-    assert texts(corpus) == texts(whole)
-    monkeypatch.setattr(assemble, "SHARD_TOKENS", 3)  # shorter than any document
-    assert all(entry.documents == 1 for entry in make(inputs, tmp_path / "single").shards())
-
-
-def test_sources_of_one_language_stay_apart(tmp_path):
-    for source in ("web", "books"):
-        (tmp_path / source).mkdir()
-        (tmp_path / source / "en.txt").write_text(f"{source}\n")
-    wanted = [Inputs(paths=(f"{tmp_path}/{source}",), source=source) for source in ("web", "books")]
-    corpus = make(wanted, tmp_path / "out")
-    assert [(entry.source, entry.path.name) for entry in corpus.shards()] == [
-        ("books", "books-00000.arrow"),
-        ("web", "web-00000.arrow"),
-    ]
-
-
 @pytest.mark.parametrize("empty", [b"", b"\n \n\x00\n"])
 def test_an_empty_language_is_refused_and_nothing_is_lost(inputs, tmp_path, empty):
     (inputs / "ja.txt").write_bytes(empty)
@@ -344,7 +211,7 @@ def test_memory_does_not_grow_with_the_input(tmp_path):
     program = """
 import resource, sys
 from pathlib import Path
-from test_preprocess import Choices, make
+from byte_corpus import Choices, make
 make(Path(sys.argv[1]), Path(sys.argv[2]), choices=Choices(held_out=0.1))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
