@@ -222,6 +222,10 @@ class Finished(NamedTuple):
             if line["stage"] == stage
         ]
 
+    def bits(self, stage: str) -> tuple[dict[str, str], list[dict]]:
+        """What an interruption must not change: the weights of a stage, by their hashes, and its log."""
+        return self.hashes(stage), self.log(stage)
+
     def losses(self, stage: str, kind: str = "train") -> list[float]:
         """The losses of a stage, in order."""
         return [line["loss"] for line in self.log(stage) if line["kind"] == kind]
