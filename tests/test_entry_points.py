@@ -1,4 +1,4 @@
-"""Every script of launch/ and tools/ keeps the same promises, and a run leaves what its folder is said to hold.
+"""Every script of launch/ and tools/ keeps the same promises.
 
 Scripts are found by their place. One that takes a recipe is covered as soon as it exists; for another, `CALLS` says how
 it is called.
@@ -11,20 +11,15 @@ import logging
 import os
 import re
 import runpy
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 import yaml
 
 from megas2s import dist, files
-from megas2s.recipe import dump_recipe, load_recipe
-from megas2s.train import checkpoint
+from megas2s.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "launch" / "sample_corpus"
@@ -35,7 +30,6 @@ RECIPE = [path for path in SCRIPTS if "recipe_parser(" in (ROOT / path).read_tex
 OTHER = [path for path in SCRIPTS if path not in RECIPE]
 SUBCOMMAND = {"tools/bench.py": "loader"}
 HEAVY = {"torch", "transformers", "deepspeed", "datasets", "numpy", "pyarrow", "pydantic", "sentencepiece"}
-INTERRUPTED = "interrupted; the same command continues\n"
 
 # How a script without a recipe is called, and a change to that with what --print-config then says differently.
 CALLS = {
@@ -250,191 +244,3 @@ def test_importing_a_tokenizer_can_be_looked_at_first(call, corpus_folder, tmp_p
     code, printed, _ = call("tools/train_tokenizer.py", *flags, "--print-config")
     assert (code, list(json.loads(printed))) == (0, ["import"])
     assert not (tmp_path / "new").exists()
-
-
-# Ctrl-C (preprocessing's is in tests/tools/test_preprocess.py)
-
-
-def interrupted(reached, *command: object) -> tuple[int, str, str]:
-    """Start a script, press Ctrl-C once `reached(process)` has returned; exit code, output and complaint."""
-    process = subprocess.Popen(
-        [sys.executable, *map(str, command)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        reached(process)
-        os.killpg(process.pid, signal.SIGINT)
-        printed, complaint = process.communicate(timeout=60)
-    finally:
-        process.kill()
-        process.wait()
-    return process.returncode, printed, complaint
-
-
-@pytest.mark.slow
-def test_ctrl_c_ends_pretraining_with_a_sentence_and_the_same_command_continues(recipe_data, write_recipe):
-    stage = {**recipe_data["stages"][0], "engine": {"name": "local"}, "steps": 100_000}
-    recipe_data |= {"stages": [stage], "workers": 1, "checkpoints": {"every": 1, "keep_last": 2}}
-    recipe, run = write_recipe(recipe_data), Path(recipe_data["run"])
-
-    def third_checkpoint(process):
-        while not checkpoint.step_folder(run / "mlm", 3).exists():
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.005)
-
-    code, _, complaint = interrupted(third_checkpoint, "launch/pretrain.py", recipe)
-    assert (code, complaint) == (130, INTERRUPTED)
-    assert not (run / "lock.json").exists()
-    assert not (run / "mlm" / "weights").exists()
-    for folder in checkpoint.published(run / "mlm"):
-        files.verify(folder)
-    reached = checkpoint.newest(run / "mlm").state.step
-
-    stop = ["run=" + str(run), "checkpoints.every=1000"]  # the plan stays; what is left is not waited for
-    code, printed, complaint = interrupted(line_with(f"mlm {reached + 1}/"), "launch/pretrain.py", recipe, *stop)
-    assert (code, complaint) == (130, INTERRUPTED)
-    assert f"100000 steps, from step {reached}" in printed
-
-
-def line_with(words: str):
-    """Wait for a line of output with some words; what was read is put back in front of the rest."""
-
-    def reached(process):
-        lines = []
-        for line in process.stdout:
-            lines.append(line)
-            if words in line:
-                break
-        else:
-            pytest.fail(f"{words!r} was not printed: {lines} {process.stderr.read()}")
-        rest = process.communicate
-        process.communicate = lambda **known: _after(lines, *rest(**known))
-
-    return reached
-
-
-def _after(lines, printed, complaint):
-    return "".join(lines) + printed, complaint
-
-
-@pytest.mark.slow
-def test_ctrl_c_ends_tokenizer_training_at_once_and_leaves_nothing(script, tmp_path):
-    command = ["tools/train_tokenizer.py", "--input", SAMPLE, "--output", tmp_path / "new", "--vocab-size", 4096]
-
-    children = []
-
-    def training(process):
-        while not children:
-            assert process.poll() is None, process.communicate()
-            children.extend(psutil.Process(process.pid).children())
-            time.sleep(0.005)
-
-    assert interrupted(training, *command) == (130, "14 input files, 0.2 MB\n", INTERRUPTED)
-    assert not psutil.wait_procs(children, timeout=10)[1]
-    assert not list(tmp_path.iterdir())
-    done = script(*command)
-    assert done.returncode == 0, done.stdout
-    assert [path.name for path in tmp_path.iterdir()] == ["new"]
-
-
-# What a run leaves
-
-
-@pytest.fixture(scope="module")
-def run(make_recipe, ranks, tmp_path_factory) -> Path:
-    """The folder of a run of one stage with two objectives on two ranks."""
-    folder = tmp_path_factory.mktemp("run")
-    data = make_recipe(folder / "run")
-    parts = [("denoising", 0.8), ("clm", 0.2)]
-    mixture = {"name": "mixture", "parts": [{"share": share, "objective": {"name": name}} for name, share in parts]}
-    stage = {**data["stages"][0], "name": "both", "objective": mixture, "decoder": {"tying": "tied"}}
-    data |= {"stages": [stage], "log": {"every": 1, "evaluate_every": 2, "heldout_rows": 2, "samples_every": 2}}
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
-    secrets = {"SOME_API_KEY": "key-of-mine", "MIRROR": "https://me:word-of-mine@host/"}
-    done = ranks(2, "launch/pretrain.py", folder / "recipe.yaml", "seed=5", env=secrets)
-    assert done.returncode == 0, done.stdout[-4000:]
-    return folder / "run"
-
-
-@pytest.fixture(scope="module")
-def metrics(run) -> list[dict]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-
-
-@pytest.mark.slow
-@pytest.mark.ranks
-class TestRunFolder:
-    def test_it_holds_what_is_said_and_nothing_else(self, run):
-        found = {path.name for path in run.iterdir()}
-        assert found == {
-            *("recipe.yaml", "run.json", "verified.json", "metrics.jsonl"),
-            *("both", "logs", "samples", "tensorboard", "tokenizer"),
-        }
-        assert {path.name for path in (run / "both").iterdir()} == {"checkpoints", "weights"}
-
-    def test_the_recipe_in_it_is_the_resolved_one_and_makes_the_same_run(self, run):
-        resolved = load_recipe(run.parent / "recipe.yaml", ["seed=5"])
-        assert load_recipe(run / "recipe.yaml") == resolved
-        assert (run / "recipe.yaml").read_text(encoding="utf-8") == dump_recipe(resolved)
-
-    def test_the_record_says_who_ran_what_where_and_keeps_secrets(self, run):
-        (launch,) = files.read_json(run / "run.json")
-        assert launch["command"] == ["pretrain.py", "--local_rank=0", str(run.parent / "recipe.yaml"), "seed=5"]
-        assert (launch["seed"], launch["ranks"], len(launch["hosts"])) == (5, 2, 2)
-        assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|unknown", launch["git"])
-        assert all(re.match(r"\d+\.\d+", version) for version in launch["packages"].values()), launch["packages"]
-        assert launch["environment"]["OMP_NUM_THREADS"] == "1"
-        assert launch["environment"]["SOME_API_KEY"] == "(redacted)"
-        assert launch["environment"]["MIRROR"] == "https://(redacted)@host/"
-        assert "of-mine" not in (run / "run.json").read_text(encoding="utf-8")
-
-    def test_every_rank_has_its_log_and_the_first_reports(self, run):
-        logs = {path.name: path.read_text(encoding="utf-8") for path in (run / "logs").iterdir()}
-        assert logs.keys() == {"rank_0.log", "rank_1.log"}
-        assert all("stage both (mixture), 4 steps, from its beginning" in text for text in logs.values())
-        assert "both 4/4 | loss " in logs["rank_0.log"]
-        assert "| loss " not in logs["rank_1.log"]
-
-    def test_metrics_tell_losses_by_part_and_language_and_the_speed(self, metrics):
-        train, heldout = ([line for line in metrics if line["kind"] == kind] for kind in ("train", "heldout"))
-        assert [line["step"] for line in train] == [1, 2, 3, 4]
-        assert [line["step"] for line in heldout] == [2, 4]
-        measured = {"lr", "grad_norm", "tokens", "tokens_per_second", "tflops", "memory_gib", "data_wait"}
-        for line in train:
-            assert measured | {"loss", "loss/denoising", "skipped", "eta_seconds"} <= line.keys()
-            assert line["loss"] == pytest.approx(0.8 * line["loss/denoising"] + 0.2 * line.get("loss/clm", 0.0))
-            assert all(line[name] > 0 for name in measured - {"data_wait"})
-        languages = {"ar", "en", "sw", "zh"}
-        assert languages == {key.split("/")[2] for line in train for key in line if key.count("/") == 2}
-        assert languages == {key.split("/")[2] for line in heldout for key in line if key.count("/") == 2}
-
-    def test_tensorboard_shows_the_same_and_the_samples(self, run, metrics):
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-        board = EventAccumulator(str(run / "tensorboard" / "both"))
-        board.Reload()
-        written = {
-            (f"{line['kind']}/{key}", line["step"]): value
-            for line in metrics
-            for key, value in line.items()
-            if key not in ("stage", "kind", "step")
-        }
-        shown = {(tag, event.step): event.value for tag in board.Tags()["scalars"] for event in board.Scalars(tag)}
-        assert shown == pytest.approx(written, rel=1e-6)
-        texts = [(event.step, event.tensor_proto) for event in board.Tensors("reconstructions/text_summary")]
-        samples = {path.name: path.read_text(encoding="utf-8") for path in (run / "samples").iterdir()}
-        assert samples.keys() == {"both_00000002.md", "both_00000004.md"}
-        assert {f"both_{step:08d}.md": text.string_val[0].decode() + "\n" for step, text in texts} == samples
-        for text in samples.values():
-            assert text.count("**source** ") == text.count("tokens right") > 0
-
-    def test_checkpoints_and_weights_are_whole(self, run, metrics):
-        assert [folder.name for folder in checkpoint.published(run / "both")] == ["step_00000002"]
-        assert files.verify(run / "both" / "checkpoints" / "step_00000002")["step"] == 2
-        manifest = files.verify(run / "both" / "weights")
-        assert (manifest["step"], manifest["tokens"]) == (4, metrics[-2]["tokens"])
