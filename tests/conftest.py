@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import json
@@ -237,8 +238,8 @@ def finished() -> type[Finished]:
     return Finished
 
 
-@pytest.fixture(scope="module")
-def train_here() -> Iterator[Callable[[dict], Finished]]:
+@contextlib.contextmanager
+def training() -> Iterator[Callable[[dict], Finished]]:
     """Train all stages of a recipe, given as plain data, in this process; raises what training raises."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -249,14 +250,29 @@ def train_here() -> Iterator[Callable[[dict], Finished]]:
             pass
         return Finished(Path(data["run"]))
 
-    yield run
-    torch.set_num_threads(threads)
-    logger = logging.getLogger("megas2s")  # `record.log_to` takes it for itself
-    for handler in logger.handlers[:]:
-        logger.removeHandler(handler)
-        handler.close()
-    logger.propagate = True
-    logger.setLevel(logging.NOTSET)
+    try:
+        yield run
+    finally:
+        torch.set_num_threads(threads)
+        logger = logging.getLogger("megas2s")  # `record.log_to` takes it for itself
+        for handler in logger.handlers[:]:
+            logger.removeHandler(handler)
+            handler.close()
+        logger.propagate = True
+        logger.setLevel(logging.NOTSET)
+
+
+@pytest.fixture(scope="session")
+def train_within() -> Callable[[], contextlib.AbstractContextManager[Callable[[dict], Finished]]]:
+    """`with train_within() as train` is `train_here` for fixtures that outlive a module."""
+    return training
+
+
+@pytest.fixture(scope="module")
+def train_here() -> Iterator[Callable[[dict], Finished]]:
+    """Train all stages of a recipe, given as plain data, in this process; raises what training raises."""
+    with training() as train:
+        yield train
 
 
 @pytest.fixture
