@@ -1,4 +1,4 @@
-# Make or reuse the Python environment in .venv and activate it; sourced by quickstart.sh and tests/run.sh.
+# Make or reuse the Python environment in .venv and activate it; sourced under `set -e` by quickstart.sh and tests/run.sh.
 #
 # MEGAS2S_VENV names another folder, or `active`: the environment that is active now, taken as it is (a container, conda).
 # torch is installed first and by itself: a machine that has its own build of it (a local wheel, an extra index) decides
@@ -13,7 +13,7 @@ environment() {
     }
     return 0
   fi
-  if [ ! -x "$venv/bin/python" ]; then
+  if [ ! -e "$venv/bin/activate" ]; then # written last: a folder without it was never finished
     for python in python3 python3.12 python3.11 none; do
       if [ "$python" = none ]; then
         echo "error: Python 3.11 or 3.12 is needed and was not found; install one of them" >&2
@@ -38,4 +38,4 @@ environment() {
   fi
 }
 
-environment || exit $?
+environment # by itself, not before || or &&: there a failed installation would not stop the function

@@ -1,0 +1,72 @@
+"""launch/environment.sh: an installation counts as done when it was done."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """What environment.sh reads, and an environment whose pip writes its calls down and ends with the code in `code`."""
+    (tmp_path / "launch").mkdir()
+    shutil.copy(ROOT / "launch" / "environment.sh", tmp_path / "launch")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    scripts = tmp_path / ".venv" / "bin"
+    scripts.mkdir(parents=True)
+    (scripts / "activate").write_text(f'PATH="{scripts}:$PATH"\n')
+    executable(scripts / "pip", f'echo "$@" >> "{tmp_path}/calls"\nexit $(cat "{tmp_path}/code")\n')
+    return tmp_path
+
+
+def executable(path: Path, commands: str) -> None:
+    path.write_text(f"#!/bin/sh\n{commands}")
+    path.chmod(0o755)
+
+
+def source(checkout: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    """A script that needs the environment, and says so when it has it."""
+    around = {name: value for name, value in os.environ.items() if name != "MEGAS2S_VENV"}
+    return subprocess.run(
+        ["bash", "-euc", ". launch/environment.sh; echo goes on"],
+        cwd=checkout,
+        env=around | settings,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def installed(checkout: Path, *, code: int) -> tuple[int, bool, int]:
+    """(exit code, whether the script went on, calls of pip so far) where pip ends with `code`."""
+    (checkout / "code").write_text(str(code))
+    result = source(checkout)
+    return result.returncode, "goes on" in result.stdout, len((checkout / "calls").read_text().splitlines())
+
+
+def test_a_failed_installation_stops_the_caller_and_is_tried_again(checkout: Path):
+    assert installed(checkout, code=1) == (1, False, 1)
+    assert installed(checkout, code=1) == (1, False, 2)
+
+
+def test_a_finished_installation_is_taken_as_it_is_until_pyproject_changes(checkout: Path):
+    assert installed(checkout, code=0) == (0, True, 2)
+    assert installed(checkout, code=0) == (0, True, 2)
+    with (checkout / "pyproject.toml").open("a") as project:
+        project.write("\n# changed\n")
+    assert installed(checkout, code=0) == (0, True, 4)
+
+
+def test_an_active_environment_without_the_package_is_refused(checkout: Path):
+    executable(checkout / ".venv" / "bin" / "python", "exit 1\n")
+    result = source(checkout, MEGAS2S_VENV="active", PATH=f"{checkout}/.venv/bin:{os.environ['PATH']}")
+    assert result.returncode == 2
+    assert "error: megas2s is not installed in the active environment" in result.stderr
+    assert "goes on" not in result.stdout
