@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """What environment.sh reads, and an environment whose pip writes its calls down and ends with the code in `code`."""
+    """What environment.sh reads, and an environment whose pip writes down its calls and ends with what `code` says."""
     (tmp_path / "launch").mkdir()
     shutil.copy(ROOT / "launch" / "environment.sh", tmp_path / "launch")
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
