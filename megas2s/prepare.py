@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 from megas2s import dist
+from megas2s.convert import family_of
 from megas2s.data.corpus import Corpus, check_sizes
 from megas2s.engine import check_engine
 from megas2s.errors import BadConfig, BadData, Refusal
@@ -67,6 +68,8 @@ def prepare(recipe: Recipe, stage: Stage, corpus: Corpus, vocabulary: Vocabulary
     check_positions(stage, data.columns, config)
     with _named(stage):
         check_engine(stage.engine, precision=stage.precision)
+        # What is trained shall be exported: a shape that no family of transformers has is refused by that family here.
+        family_of("seq2seq" if config.is_seq2seq else "encoder").settings(config, vocabulary)
         check_start(recipe, stage, config, corpus, vocabulary)
     return Prepared(stage, config, stage_frozen(stage, config), data, stage.micro_batch_rows(world_size))
 

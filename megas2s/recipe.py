@@ -38,7 +38,9 @@ class ModelChoice:
     activation: Literal["gelu", "relu"] | None = None
     dropout: float | None = None
     attention_dropout: float | None = None
+    norm_epsilon: float | None = None
     init_std: float | None = None
+    vocab_size: int | None = None  # rows of the embedding table, where it has more than the tokenizer has ids
 
     def __post_init__(self) -> None:
         if self.preset is not None:
@@ -52,7 +54,12 @@ class ModelChoice:
             for field in dataclasses.fields(self)
             if field.name != "preset" and getattr(self, field.name) is not None
         }
-        values |= {"vocab_size": vocab_size, "pad_id": pad_id, "tying": tying}
+        rows = self.vocab_size or vocab_size
+        if rows < vocab_size:
+            raise BadConfig(
+                f"model: vocab_size is {rows}, but the tokenizer has {vocab_size} ids; give it that many or more"
+            )
+        values |= {"vocab_size": rows, "pad_id": pad_id, "tying": tying}
         config: ModelConfig = parse(ModelConfig, values, source="model")
         return config
 

@@ -13,7 +13,7 @@ from megas2s.errors import BadCheckpoint, BadConfig, BadData, Refusal
 from megas2s.models.config import ModelConfig
 from megas2s.models.parameters import canonical_parameters
 from megas2s.models.transformer import build
-from megas2s.models.weights import save_weights
+from megas2s.models.weights import open_weights, save_weights
 from megas2s.prepare import dry_run
 from megas2s.recipe import Recipe
 from megas2s.spec import parse
@@ -80,6 +80,36 @@ def test_weights_of_another_shape_are_refused_before_anything_trains(local_recip
     local_recipe["stages"][0]["init"] = weights(num_encoder_layers=3)
     said = refusal(local_recipe, BadCheckpoint)
     assert said.startswith("stage 'mlm': the weights to start from have num_encoder_layers 3, the new model 2; set ")
+
+
+def test_weights_with_another_epsilon_and_a_longer_table_are_started_from_where_the_recipe_says_so(
+    local_recipe, weights, train_here
+):
+    local_recipe["stages"] = local_recipe["stages"][:1]
+    local_recipe["stages"][0]["init"] = weights(norm_epsilon=1e-12, vocab_size=2056)
+    said = refusal(local_recipe, BadCheckpoint)
+    assert "vocab_size 2056, the new model 2048; set vocab_size to 2056" in said
+    local_recipe["model"]["vocab_size"] = 2056
+    assert "norm_epsilon 1e-12, the new model 1e-05; set norm_epsilon to 1e-12" in refusal(local_recipe, BadCheckpoint)
+    local_recipe["model"]["norm_epsilon"] = 1e-12
+    train_here(local_recipe)
+    config = open_weights(Path(local_recipe["run"]) / "mlm" / "weights").config
+    assert (config.norm_epsilon, config.vocab_size) == (1e-12, 2056)
+
+
+def test_an_encoder_decoder_that_could_not_be_exported_is_refused(local_recipe):
+    local_recipe["model"]["norm_epsilon"] = 1e-12
+    said = refusal(local_recipe, BadConfig)
+    assert said.startswith(
+        "stage 'seq2seq_frozen': the model's norm_epsilon is 1e-12, and MBart's layer norms have 1e-05"
+    )
+
+
+def test_an_embedding_table_shorter_than_the_tokenizer_is_refused(local_recipe):
+    local_recipe["model"]["vocab_size"] = 1000
+    assert refusal(local_recipe, BadConfig) == (
+        "model: vocab_size is 1000, but the tokenizer has 2048 ids; give it that many or more"
+    )
 
 
 def test_a_later_hand_off_that_cannot_be_is_refused_before_anything_trains(local_recipe, train_here):

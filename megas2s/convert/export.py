@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from megas2s import files
-from megas2s.convert import FAMILIES, hf, tensors
+from megas2s.convert import family_of, hf, tensors
 from megas2s.convert.importing import BESIDE
 from megas2s.convert.names import Part, Shape
 from megas2s.errors import BadConfig
@@ -36,7 +36,7 @@ def shape(config: ModelConfig, part: Part | None) -> Shape:
     part = part or ("seq2seq" if config.is_seq2seq else "encoder")
     if part == "seq2seq" and not config.is_seq2seq:
         raise BadConfig("these weights are an encoder's, without a decoder; export them with --part encoder")
-    family = next(family for family in FAMILIES if family.part == part)
+    family = family_of(part)
     if part == "encoder" and config.is_seq2seq:
         return Shape(family, config.encoder_only(), head=False)
     return Shape(family, config, head=True)
