@@ -20,7 +20,7 @@ from megas2s.engine import Local
 from megas2s.errors import BadConfig
 from megas2s.models.config import ModelConfig, Tying
 from megas2s.models.presets import preset
-from megas2s.spec import nearest, parse, plain, spec
+from megas2s.spec import nearest, parse, plain, read_yaml, spec
 from megas2s.train.stage import Checkpoints, Log, Stage
 
 
@@ -124,13 +124,16 @@ class Recipe:
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe in a YAML file with dotted `key=value` overrides; raises BadConfig with one line per mistake."""
     try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         shipped = sorted(recipe.name for recipe in Path("launch/recipes").glob("*.yaml"))
         hint = f"; launch/recipes/ holds {', '.join(shipped)}" if shipped else ""
         raise BadConfig(f"no recipe at {path}{hint}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadConfig(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise BadConfig(f"{path} cannot be read ({error.strerror}); give the YAML file of a recipe") from None
+    except UnicodeDecodeError as error:
+        raise BadConfig(f"{path} is not valid YAML: {error}") from None
+    data = read_yaml(text, source=str(path))
     if not isinstance(data, dict):
         raise BadConfig(f"{path} must be a mapping of keys to values, found {type(data).__name__}")
     data = _unshared(data)
@@ -161,10 +164,7 @@ def _override(data: dict[str, Any], text: str) -> None:
     here: Any = data
     for position, key in enumerate(parents):
         here = _descend(here, key, ".".join(parents[: position + 1]))
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise BadConfig(f"override {text!r}: the value is not valid YAML") from None
+    parsed = read_yaml(value, source=f"override {text!r}: the value")
     if isinstance(here, list):
         here[_index(here, last, path)] = parsed
     else:
@@ -173,12 +173,14 @@ def _override(data: dict[str, Any], text: str) -> None:
 
 def _descend(here: Any, key: str, path: str) -> Any:
     if isinstance(here, list):
-        return here[_index(here, key, path)]
-    if here.get(key) is None:
-        here[key] = {}
-    if not isinstance(here[key], dict | list):
-        raise BadConfig(f"override {path}: {key!r} holds the value {here[key]!r}, not a group of keys")
-    return here[key]
+        inner = here[_index(here, key, path)]
+    else:
+        if here.get(key) is None:
+            here[key] = {}
+        inner = here[key]
+    if not isinstance(inner, dict | list):
+        raise BadConfig(f"override {path}: {key!r} holds the value {inner!r}, not a group of keys")
+    return inner
 
 
 def _index(items: list[Any], key: str, path: str) -> int:

@@ -17,6 +17,7 @@ import types
 import typing
 from typing import Any, TypeVar, dataclass_transform
 
+import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
@@ -29,6 +30,15 @@ T = TypeVar("T")
 def spec(cls: type[T]) -> type[T]:
     """Make `cls` a frozen, keyword-only dataclass whose values are checked and whose unknown keys are refused."""
     return pydantic_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))(cls)  # type: ignore[return-value]
+
+
+def read_yaml(text: str, *, source: str) -> Any:
+    """The plain data in a YAML text; raises BadConfig, also for a key stated twice, of which the last would win."""
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).replace('"<unicode string>", ', "").split())
+        raise BadConfig(f"{source} is not valid YAML: {reason}") from None
 
 
 def parse(kind: Any, data: object, *, source: str) -> Any:
@@ -50,6 +60,18 @@ def nearest(word: str, known: typing.Iterable[str]) -> str:
     choices = sorted(known)
     close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(choices)}"
+
+
+class _Loader(yaml.SafeLoader):
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in lines:
+                problem = f"the key {key.value!r} of line {lines[key.value]} is stated again"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            lines[key.value] = key.start_mark.line + 1
+        return node
 
 
 def _sentence(kind: Any, problem: Any) -> str:

@@ -181,6 +181,12 @@ def test_a_tokenizer_s_printed_settings_are_settings_again(call):
     assert call("tools/train_tokenizer.py", "--output=new", *settings, "--print-config") == (0, printed, "")
 
 
+def test_a_tokenizer_s_setting_that_is_no_yaml_is_refused(call):
+    code, printed, complaint = call("tools/train_tokenizer.py", "--output=new", "languages=[en")
+    assert (code, printed) == (2, "")
+    assert complaint.startswith("error: 'languages=[en': the value is not valid YAML: while parsing a flow sequence")
+
+
 # Dry runs
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from megas2s.errors import BadConfig
 from megas2s.recipe import Recipe, dump_recipe, load_recipe
-from megas2s.spec import parse
+from megas2s.spec import parse, read_yaml
 
 RECIPES = sorted((Path(__file__).resolve().parents[1] / "launch" / "recipes").glob("*.yaml"))
 
@@ -62,6 +62,9 @@ def test_an_override_is_for_its_own_stage_though_others_share_the_anchor():
         ("model.preset=tinny", "did you mean 'tiny'"),
         ("stages.mlm.tokens=5", "either steps or tokens"),
         ("seed", "not of the form key=value"),
+        ("stages.seq2seq_frozen.freeze.0.x=1", "freeze.0: '0' holds the value 'encoder.*', not a group of keys"),
+        ("seed.x=1", "override seed: 'seed' holds the value 17, not a group of keys"),
+        ("sampling={alpha: 1, alpha: 0}", "the key 'alpha' of line 1 is stated again in line 1, column 12"),
     ],
 )
 def test_a_mistake_is_one_sentence_that_names_its_place(override: str, sentence: str):
@@ -69,6 +72,22 @@ def test_a_mistake_is_one_sentence_that_names_its_place(override: str, sentence:
         load_recipe("launch/recipes/sample.yaml", [override])
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_is_no_recipe():
+    with pytest.raises(BadConfig, match=r"launch/recipes cannot be read \(Is a directory\); give the YAML"):
+        load_recipe("launch/recipes")
+
+
+def test_a_key_stated_twice_is_refused_with_both_lines_but_a_merged_one_may_be_replaced(tmp_path: Path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("run: here\nseed: 1\nlog: {every: 1}\nseed: 2\n", encoding="utf-8")
+    with pytest.raises(BadConfig) as caught:
+        load_recipe(path)
+    said = f"{path} is not valid YAML: the key 'seed' of line 2 is stated again in line 4, column 1: seed: 2 ^"
+    assert str(caught.value) == said
+    merged = read_yaml("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}", source="text")
+    assert merged["b"] == {"x": 3, "y": 2}
 
 
 def test_all_mistakes_are_reported_at_once():

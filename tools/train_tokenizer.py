@@ -63,10 +63,8 @@ def arguments() -> argparse.Namespace:
 
 
 def tokenizer_spec(given: argparse.Namespace) -> TokenizerSpec:
-    import yaml
-
     from megas2s.errors import BadConfig
-    from megas2s.spec import parse
+    from megas2s.spec import parse, read_yaml
     from megas2s.tokenizer.train import TokenizerSpec
 
     settings: dict[str, object] = {
@@ -80,7 +78,7 @@ def tokenizer_spec(given: argparse.Namespace) -> TokenizerSpec:
         key, equals, value = setting.partition("=")
         if not equals:
             raise BadConfig(f"{setting!r} is no key=value setting; input is given with --input")
-        settings[key] = yaml.safe_load(value)
+        settings[key] = read_yaml(value, source=f"{setting!r}: the value")
     spec: TokenizerSpec = parse(TokenizerSpec, settings, source="tokenizer")
     return spec
 
