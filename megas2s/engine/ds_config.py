@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from megas2s.errors import BadConfig
+from megas2s.spec import nearest
 
 OWNED = {
     "train_batch_size": "batch_tokens",
@@ -23,8 +24,47 @@ OWNED = {
     "bf16": "precision",
     "bfloat16": "precision",
     "fp16": "precision",
+    "amp": "precision",
+    "torch_autocast": "precision",
     "steps_per_print": "log.every",
+    "activation_checkpointing": "activation_checkpointing",
+    "compile": "compile",
 }
+
+# What a file may say, in DeepSpeed's own names. It passes over a key that it does not know; one inside
+# zero_optimization it refuses, but only in a launch.
+GROUPS = {
+    "zero_optimization": """
+        stage offload_optimizer offload_param overlap_comm contiguous_gradients round_robin_gradients
+        reduce_scatter reduce_bucket_size use_multi_rank_bucket_allreduce
+        allgather_partitions allgather_bucket_size parameter_alignment sub_group_size
+        stage3_prefetch_bucket_size stage3_max_live_parameters stage3_max_reuse_distance
+        stage3_param_persistence_threshold stage3_model_persistence_threshold stage3_module_granularity_threshold
+        stage3_use_all_reduce_for_fetch_params stage3_allgather_sequential stage3_gather_16bit_weights_on_model_save
+        zero_hpz_partition_size zero_quantized_weights zero_quantized_nontrainable_weights zero_quantized_gradients
+        ignore_unused_parameters load_from_fp32_weights memory_efficient_linear override_module_apply leaf_module
+        enable_sanity_checks log_trace_cache_warnings
+    """,
+    "data_types": "grad_accum_dtype param_dtype buffer_dtype keep_in_fp32_modules",
+    "aio": "block_size queue_depth intra_op_parallelism single_submit overlap_events use_gds",
+}
+KNOBS = (
+    *GROUPS,
+    "comms_logger",
+    "communication_data_type",
+    "disable_python_gc",
+    "dump_state",
+    "flops_profiler",
+    "gradient_predivide_factor",
+    "log_level",
+    "memory_breakdown",
+    "pipeline",
+    "prescale_gradients",
+    "timers",
+    "wall_clock_breakdown",
+    "zero_force_ds_cpu_optimizer",
+)
+SIZES = ("reduce_bucket_size", "stage3_max_live_parameters", "sub_group_size")  # read by a plan
 
 
 def read_ds_config(path: str, *, precision: str = "bf16") -> dict[str, Any]:
@@ -33,13 +73,14 @@ def read_ds_config(path: str, *, precision: str = "bf16") -> dict[str, Any]:
         knobs = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BadConfig(f"no DeepSpeed configuration at {path}; ds_configs/ holds the shipped ones") from None
+    except OSError as error:
+        raise BadConfig(f"{path} cannot be read ({error.strerror}); ds_configs/ holds the shipped files") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise BadConfig(f"{path} is not valid JSON: {error}") from None
     if not isinstance(knobs, dict):
         raise BadConfig(f"{path} must hold one JSON object, found {type(knobs).__name__}")
-    for key, owner in OWNED.items():
-        if key in knobs:
-            raise BadConfig(f"{path}: {key!r} is stated by the recipe ({owner}); remove it from the file")
+    _check_keys(path, knobs)
+    _check_zero(path, knobs.get("zero_optimization", {}))
     if "pipeline" in knobs and zero_stage(knobs) >= 2:
         raise BadConfig(
             f"{path}: ZeRO-{zero_stage(knobs)} cannot run in a pipeline; use ZeRO-1 there or remove 'pipeline'"
@@ -79,3 +120,32 @@ def compose(
     elif precision == "fp16":
         config["fp16"] = {"enabled": True, "loss_scale": 0, "initial_scale_power": 16, "min_loss_scale": 1}
     return config
+
+
+def _check_keys(path: str, knobs: dict[str, Any]) -> None:
+    for key, value in knobs.items():
+        if key in OWNED:
+            raise BadConfig(f"{path}: {key!r} is stated by the recipe ({OWNED[key]}); remove it from the file")
+        if key not in KNOBS:
+            raise BadConfig(f"{path}: {key!r} is no knob that is read from here; {nearest(key, KNOBS)}")
+        if key in GROUPS:
+            if not isinstance(value, dict):
+                raise BadConfig(f"{path}: {key} must be an object of keys and values, found {value!r}")
+            known = GROUPS[key].split()
+            for inner in value:
+                if inner not in known:
+                    raise BadConfig(f"{path}: {key}.{inner}: unknown key; {nearest(inner, known)}")
+
+
+def _check_zero(path: str, zero: dict[str, Any]) -> None:
+    """Check the values that are read without DeepSpeed; it checks the others itself."""
+    if zero.get("stage", 0) not in (0, 1, 2, 3):
+        raise BadConfig(f"{path}: zero_optimization.stage must be 0, 1, 2 or 3, found {zero['stage']!r}")
+    for key in ("offload_optimizer", "offload_param"):
+        if not isinstance(zero.get(key, {}), dict):
+            raise BadConfig(
+                f'{path}: zero_optimization.{key} is an object such as {{"device": "cpu"}}, found {zero[key]!r}'
+            )
+    for key in SIZES:
+        if not isinstance(zero.get(key, 0), int | float):
+            raise BadConfig(f"{path}: zero_optimization.{key} is a number of elements, found {zero[key]!r}")

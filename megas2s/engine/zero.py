@@ -20,6 +20,7 @@ import deepspeed
 import torch
 from deepspeed.accelerator import get_accelerator
 from deepspeed.ops.adam import DeepSpeedCPUAdam
+from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from torch import Tensor, nn
 
 from megas2s import dist
@@ -37,6 +38,7 @@ from megas2s.engine.base import (
 from megas2s.engine.ds_config import compose, offloads_optimizer, read_ds_config, zero_stage
 from megas2s.engine.optim import adamw, parameter_groups, set_lr
 from megas2s.errors import BadConfig
+from megas2s.spec import parse
 
 TIMEOUT = datetime.timedelta(minutes=30)
 
@@ -67,6 +69,8 @@ class ZeroEngine:
 
     def __init__(self, setup: Setup, config_path: str) -> None:
         knobs = read_ds_config(config_path, precision=setup.precision)
+        # DeepSpeed's own check, whose complaint would else be a traceback of every rank.
+        parse(DeepSpeedZeroConfig, knobs.get("zero_optimization", {}), source=f"{config_path}: zero_optimization")
         if setup.precision == "fp16" and not get_accelerator().is_fp16_supported():
             raise BadConfig("precision: fp16 is not supported by this device; take bf16 or fp32")
         join()
