@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -136,11 +136,14 @@ class HubTensors:
 def _locate(folder: Path) -> dict[str, Path]:
     """Tensor -> file."""
     if (folder / INDEX).is_file():
-        where: Mapping[str, str] = files.read_json(folder / INDEX)["weight_map"]
-        missing = sorted({name for name in where.values() if not (folder / name).is_file()})
+        try:
+            found = {name: folder / file for name, file in files.read_json(folder / INDEX)["weight_map"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise BadCheckpoint(f"{folder / INDEX} is damaged; download it again or restore it from a copy") from None
+        missing = sorted({path.name for path in found.values() if not path.is_file()})
         if missing:
             raise BadCheckpoint(f"{folder / INDEX} names {missing[0]}, which is missing; download it again")
-        return {tensor: folder / name for tensor, name in where.items()}
+        return found
     single = folder / SINGLE
     if not single.is_file():
         raise BadConfig(

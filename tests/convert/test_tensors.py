@@ -87,6 +87,15 @@ def test_a_missing_and_a_damaged_file_are_named(tmp_path):
         HubTensors(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "content", ['{"weight_map": {"t0"', "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"t0": 3}}']
+)
+def test_a_damaged_index_is_named(tmp_path, content):
+    (tmp_path / tensors.INDEX).write_text(content)
+    with pytest.raises(BadCheckpoint, match=r"safetensors\.index\.json is damaged; download it again"):
+        HubTensors(tmp_path)
+
+
 def test_equality_is_bit_for_bit_over_all_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(tensors, "ROWS", 3)
     one = torch.randn(10, 4)
