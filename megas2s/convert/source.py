@@ -176,7 +176,10 @@ def _of_checkpoint(folder: Path) -> Source:
         raise BadCheckpoint(f"the checkpoint {folder} was never finished; give another one")
     stage = folder.parent.parent
     run = stage.parent if (stage.parent / RECIPE).is_file() else None
-    step = int(files.read_json(folder / STATE)["state"]["step"])
+    try:
+        step = int(files.read_json(folder / STATE)["state"]["step"])
+    except (ValueError, KeyError, TypeError):
+        raise BadCheckpoint(f"{folder / STATE} is damaged; give another checkpoint or restore it from a copy") from None
     return Source(folder / WEIGHTS, folder, run, stage.name if run is not None else None, step)
 
 

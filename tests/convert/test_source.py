@@ -85,6 +85,14 @@ def test_an_unfinished_checkpoint_is_refused(run):
         find(folder)
 
 
+@pytest.mark.parametrize("content", ['{"state": {"st', "[]", '{"state": 3}', '{"state": {"step": "ten"}}'])
+def test_a_damaged_state_is_named(run, content):
+    folder = run / "seq2seq" / "checkpoints" / "step_00000010"
+    (folder / "state.json").write_text(content)
+    with pytest.raises(BadCheckpoint, match=r"state\.json is damaged; give another checkpoint or restore it"):
+        find(folder)
+
+
 def test_unpublished_weights_are_refused(tmp_path, small, write_weights):
     write_weights(small(), tmp_path / "alone")
     (tmp_path / "alone" / files.MANIFEST).unlink()
