@@ -125,18 +125,27 @@ def is_published(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What a folder was published with; raises BadCheckpoint where its manifest is missing or damaged."""
+    try:
+        manifest: dict[str, Any] = read_json(folder / MANIFEST)
+        whole = all({"bytes", "sha256"} <= facts.keys() for facts in manifest["files"].values())
+    except FileNotFoundError:
+        raise BadCheckpoint(f"{folder} has no {MANIFEST}: it was never finished; remove it or name another") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        raise BadCheckpoint(f"{folder / MANIFEST} is damaged; remove {folder} or restore it from a copy")
+    return manifest
+
+
 def verify(folder: Path, *, below: str = "") -> dict[str, Any]:
     """The manifest of a published folder after checking the size and hash of every file; raises BadCheckpoint.
 
     With `below`, only of files whose path in the folder begins so, for example `weights/`.
     """
-    try:
-        manifest: dict[str, Any] = read_json(folder / MANIFEST)
-        expected = {name: facts for name, facts in manifest["files"].items() if name.startswith(below)}
-    except FileNotFoundError:
-        raise BadCheckpoint(f"{folder} has no {MANIFEST}: it was never finished; remove it or name another") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
-        raise BadCheckpoint(f"{folder / MANIFEST} is damaged; remove {folder} or restore it from a copy") from None
+    manifest = read_manifest(folder)
+    expected = {name: facts for name, facts in manifest["files"].items() if name.startswith(below)}
     for name, facts in expected.items():
         path = folder / name
         if not path.is_file():

@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -250,3 +251,13 @@ def test_importing_a_tokenizer_can_be_looked_at_first(call, corpus_folder, tmp_p
     code, printed, _ = call("tools/train_tokenizer.py", *flags, "--print-config")
     assert (code, list(json.loads(printed))) == (0, ["import"])
     assert not (tmp_path / "new").exists()
+
+
+def test_a_tokenizer_s_damaged_manifest_is_named(call, corpus_folder, tmp_path):
+    tokenizer = Path(shutil.copytree(corpus_folder / "tokenizer", tmp_path / "tokenizer"))
+    (tokenizer / files.MANIFEST).write_text("{", encoding="utf-8")
+    code, _, complaint = call(
+        "tools/train_tokenizer.py", "--import-model", tokenizer / "spiece.model", "--output", tokenizer
+    )
+    assert code == 4
+    assert f"{tokenizer}/MANIFEST.json is damaged" in complaint

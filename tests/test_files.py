@@ -32,6 +32,8 @@ def test_a_published_folder_verifies_and_keeps_its_record(published):
         (lambda folder: (folder / "a.bin").write_bytes(b"0123456780"), "does not match its SHA-256"),
         (lambda folder: (folder / files.MANIFEST).unlink(), "was never finished"),
         (lambda folder: (folder / files.MANIFEST).write_text('{"files"'), "is damaged"),
+        (lambda folder: (folder / files.MANIFEST).write_text("[]"), "is damaged"),
+        (lambda folder: (folder / files.MANIFEST).write_text('{"files": {"a.bin": {"bytes": 10}}}'), "is damaged"),
     ],
 )
 def test_damage_is_found_and_named(published, damage, sentence):

@@ -41,6 +41,7 @@ def main() -> None:
 
     from megas2s import files
     from megas2s.convert import hf, source
+    from megas2s.convert.export import require_replaceable
     from megas2s.convert.importing import incoming
     from megas2s.errors import BadConfig
     from megas2s.models.weights import save_weights
@@ -49,14 +50,8 @@ def main() -> None:
     kind = "imported weights"
     folder, out = Path(given.folder), Path(given.out)
     found = incoming(folder, hf.read_settings(folder))
-    if out.exists() and any(out.iterdir()):
-        published = files.is_published(out) and files.read_json(out / files.MANIFEST).get("kind") == kind
-        if not published:
-            raise BadConfig(
-                f"{out} exists and was not imported by this tool, so it is not replaced; name another folder"
-            )
-        if not given.overwrite:
-            raise BadConfig(f"{out} exists; add --overwrite to replace it, or name another folder")
+    if require_replaceable(out, kind=kind) and not given.overwrite:
+        raise BadConfig(f"{out} exists; add --overwrite to replace it, or name another folder")
     metadata = dict(found.metadata)
     tokenizer = None if given.no_tokenizer else source.read_tokenizer(folder)
     if tokenizer is not None:

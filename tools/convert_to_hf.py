@@ -71,14 +71,12 @@ def main() -> None:
     print(f"{found.folder}{step}: {exported.architecture}, {given.dtype}", flush=True)
     if exported.config != reader.config:
         print("the encoder of an encoder-decoder: it has no head for masked language modelling, and gets none")
-    if out.exists():
-        export.require_replaceable(out)
-        there = files.read_json(out / files.MANIFEST) if files.is_published(out) else {}
-        if there and all(there.get(key) == value for key, value in record.items()):
-            print(f"{out} holds this export already; nothing to do")
-            return
-        if there and not given.overwrite:
-            raise BadConfig(f"{out} holds another export; add --overwrite to replace it, or name another folder")
+    there = export.require_replaceable(out)
+    if there and all(there.get(key) == value for key, value in record.items()):
+        print(f"{out} holds this export already; nothing to do")
+        return
+    if there and not given.overwrite:
+        raise BadConfig(f"{out} holds another export; add --overwrite to replace it, or name another folder")
     if given.dry_run:
         plan = tensors.shards(exported.entries, dtype, shard_bytes=limit)
         print(f"would write {len(exported.entries)} tensors in {len(plan)} files to {out}")

@@ -100,7 +100,7 @@ def reusable(output: Path, record: dict[str, object], *, overwrite: bool) -> boo
 
     if not files.is_published(output) or overwrite:
         return False
-    found = files.read_json(output / files.MANIFEST)
+    found = files.read_manifest(output)
     differing = [key for key in record if found.get(key) != record[key]]
     if differing:
         raise BadConfig(

@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,8 +65,7 @@ def export(
     hf.compare_names(exported, settings)
     if check:
         hf.require_memory(exported)
-    if out.exists():
-        require_replaceable(out)
+    require_replaceable(out)
     temporary = files.temporary_folder(out)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -85,13 +85,14 @@ def export(
     return difference
 
 
-def require_replaceable(out: Path) -> None:
-    """Refuse to replace a folder that is not an export."""
-    if out.is_dir() and not any(out.iterdir()):
-        return
-    kind = files.read_json(out / files.MANIFEST).get("kind") if files.is_published(out) else None
-    if kind != KIND:
-        raise BadConfig(f"{out} exists and is no export of ours, so it is not replaced; name another folder")
+def require_replaceable(out: Path, *, kind: str = KIND) -> dict[str, Any]:
+    """The manifest of what is at `out` and may be replaced, empty where nothing is; refuses what is not of `kind`."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return {}
+    manifest = files.read_manifest(out) if files.is_published(out) else {}
+    if manifest.get("kind") != kind:
+        raise BadConfig(f"{out} exists and holds no {kind} of ours, so it is not replaced; name another folder")
+    return manifest
 
 
 def _settings(exported: Shape, vocabulary: Vocabulary, dtype: torch.dtype) -> dict[str, object]:

@@ -57,11 +57,20 @@ def test_a_foreign_folder_is_never_replaced(tmp_path, small, write_weights, stor
     reader = write_weights(small(), tmp_path / "weights")
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.txt").write_text("years of work")
-    with pytest.raises(BadConfig, match="is no export of ours"):
+    with pytest.raises(BadConfig, match="holds no hugging face export of ours"):
         export(reader, stored, tmp_path / "precious", check=False)
-    with pytest.raises(BadConfig, match="is no export of ours"):
+    with pytest.raises(BadConfig, match="holds no hugging face export of ours"):
         export(reader, stored, tmp_path / "weights", check=False)
     assert (tmp_path / "precious" / "thesis.txt").read_text() == "years of work"
+
+
+def test_an_export_whose_manifest_is_damaged_is_named_and_stays(tmp_path, small, write_weights, stored):
+    reader = write_weights(small(), tmp_path / "weights")
+    export(reader, stored, tmp_path / "out", check=False)
+    (tmp_path / "out" / files.MANIFEST).write_text('{"kind": "hugging face ex')
+    with pytest.raises(BadCheckpoint, match=r"out/MANIFEST\.json is damaged; remove .*out or restore it"):
+        export(reader, stored, tmp_path / "out", check=False)
+    assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
 def test_an_export_is_replaced(tmp_path, small, write_weights, stored):

@@ -84,8 +84,10 @@ def test_only_what_was_imported_is_replaced_and_only_when_told(call, weights, co
         call(FROM, tmp_path / "hub", tmp_path / "back")
     call(FROM, tmp_path / "hub", tmp_path / "back", "--overwrite")
     assert (tmp_path / "back" / "tokenizer").exists()
-    with pytest.raises(BadConfig, match="was not imported by this tool"):
-        call(FROM, tmp_path / "hub", weights, "--overwrite")
+    (tmp_path / "file").touch()
+    for other in (weights, tmp_path / "file"):
+        with pytest.raises(BadConfig, match="holds no imported weights of ours, so it is not replaced"):
+            call(FROM, tmp_path / "hub", other, "--overwrite")
 
 
 def test_a_folder_of_another_family_is_refused_with_a_sentence(script, tmp_path):
