@@ -32,9 +32,9 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace `path` by `content` in one step; a crash leaves the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     with disk_trouble(path):
+        make_folder(path.parent)
         with open(beside, "wb") as file:
             file.write(content)
             file.flush()
@@ -71,6 +71,14 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it where they are missing, and flush the entry of each new one."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
 def files_below(folder: Path) -> list[Path]:
     """Every regular file below `folder`, sorted, without its manifest."""
     return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
@@ -79,6 +87,16 @@ def files_below(folder: Path) -> list[Path]:
 def temporary_folder(final: Path) -> Path:
     """The name under which `final` is filled before it is published; the same on every rank."""
     return final.with_name(TEMPORARY + final.name)
+
+
+def empty_temporary(final: Path) -> Path:
+    """Make `temporary_folder(final)`, without what an interrupted attempt left in it; one rank does this."""
+    temporary = temporary_folder(final)
+    with disk_trouble(final):
+        if temporary.exists():
+            shutil.rmtree(temporary)
+        make_folder(temporary)
+    return temporary
 
 
 def publish(temporary: Path, final: Path, record: Mapping[str, Any]) -> None:
@@ -92,8 +110,7 @@ def publish(temporary: Path, final: Path, record: Mapping[str, Any]) -> None:
             for path, digest in zip(paths, hashes, strict=True)
         }
         write_json(temporary / MANIFEST, {**record, "files": files})
-        for folder in (path for path in temporary.rglob("*") if path.is_dir()):
-            sync_folder(folder)
+        _sync_folders(temporary)
         if final.exists():
             remove_published(final)
         os.replace(temporary, final)
@@ -102,14 +119,15 @@ def publish(temporary: Path, final: Path, record: Mapping[str, Any]) -> None:
 
 def copy_folder(source: Path, final: Path) -> None:
     """Copy a folder's files under a temporary name and give it its own once they are all there."""
-    temporary = temporary_folder(final)
     with disk_trouble(final):
+        temporary = empty_temporary(final)
         for path in (path for path in source.rglob("*") if path.is_file()):
             target = temporary / path.relative_to(source)
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(target.parent)
             shutil.copyfile(path, target)  # copytree would gather errors into one without an errno
             with open(target, "rb") as file:
                 os.fsync(file.fileno())
+        _sync_folders(temporary)
         os.replace(temporary, final)
         sync_folder(final.parent)
 
@@ -171,6 +189,12 @@ def disk_trouble(path: Path) -> Iterator[None]:
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise DiskTrouble(f"cannot write {path}: {error.strerror}; choose a folder that takes writes") from error
         raise
+
+
+def _sync_folders(folder: Path) -> None:
+    """Flush the entries of a folder and of all below it."""
+    for path in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+        sync_folder(path)
 
 
 def _sync_and_hash(path: Path) -> str:

@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -99,6 +100,31 @@ def ranks(rank_command) -> Callable[..., subprocess.CompletedProcess]:
         return run_process(rank_command(number, *arguments), timeout=timeout, env=env)
 
     return run
+
+
+@pytest.fixture
+def unflushed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], set[str]]:
+    """`unflushed(folder)` names what a power cut may take from below a folder: each path there whose entry in the
+    folder above it, or whose content, has not been flushed since the fixture was asked for."""
+    entries: dict[int, set[str]] = {}  # of folders, as they were when last flushed
+    sizes: dict[int, int] = {}
+    fsync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        facts = os.fstat(descriptor)
+        if stat.S_ISDIR(facts.st_mode):
+            entries[facts.st_ino] = set(os.listdir(descriptor))
+        else:
+            sizes[facts.st_ino] = facts.st_size
+        fsync(descriptor)
+
+    def flushed(path: Path) -> bool:
+        facts = path.stat()
+        known = path.name in entries.get(path.parent.stat().st_ino, ())
+        return known and (path.is_dir() or sizes.get(facts.st_ino) == facts.st_size)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    return lambda folder: {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not flushed(path)}
 
 
 @pytest.fixture(scope="session")

@@ -76,6 +76,31 @@ def test_a_copied_folder_is_there_once_it_is_whole(tmp_path, monkeypatch):
     assert sorted(os.listdir(tmp_path)) == ["final", "source"]
 
 
+def test_a_published_folder_and_the_folders_made_for_it_survive_a_power_cut(tmp_path, unflushed):
+    final = tmp_path / "run" / "stage" / "checkpoints" / "step"
+    temporary = files.empty_temporary(final)
+    (temporary / "inner" / "most").mkdir(parents=True)
+    (temporary / "inner" / "most" / "b.txt").write_text("hello")
+    files.publish(temporary, final, {})
+    assert (final / "inner" / "most" / "b.txt").is_file()
+    assert not unflushed(tmp_path)
+
+
+def test_a_copied_folder_survives_a_power_cut_without_what_an_earlier_attempt_left(tmp_path, unflushed):
+    source, final = tmp_path / "source", tmp_path / "run" / "final"
+    files.write_text(source / "a.txt", "a")
+    files.write_text(source / "below" / "most" / "b.txt", "b")
+    files.write_text(files.temporary_folder(final) / "stray.txt", "of the first attempt")
+    files.copy_folder(source, final)
+    assert [path.name for path in files.files_below(final)] == ["a.txt", "b.txt"]
+    assert not unflushed(tmp_path)
+
+
+def test_a_file_in_new_folders_survives_a_power_cut(tmp_path, unflushed):
+    files.write_text(tmp_path / "x" / "y" / "z.txt", "one")
+    assert not unflushed(tmp_path)
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
 def test_trouble_with_the_disk_is_a_sentence_that_names_the_file(tmp_path, code):
     with pytest.raises(DiskTrouble, match=r"shard\.arrow"), files.disk_trouble(tmp_path / "shard.arrow"):

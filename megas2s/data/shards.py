@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from megas2s.errors import BadData
-from megas2s.files import TEMPORARY, disk_trouble, hash_file, sync_folder
+from megas2s.files import TEMPORARY, disk_trouble, hash_file, make_folder, sync_folder
 
 FORMAT = "megas2s-shard-1"
 COLUMN = "tokens"
@@ -110,9 +110,9 @@ def write_shard(
     """
     if len(lengths) == 0 or lengths.min() < 1:
         raise ValueError("a shard holds at least one document, and every document at least its separator")
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{TEMPORARY}{path.name}")
     with disk_trouble(path):
+        make_folder(path.parent)
         start = _lay_out(beside, lengths, dtype, meta)
         with open(beside, "r+b") as file:
             file.seek(start)

@@ -79,7 +79,7 @@ class Staging:
 
     def __enter__(self) -> Staging:
         with files.disk_trouble(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            files.make_folder(self.folder)
             self._lock = (self.folder / "lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -108,7 +108,7 @@ class Staging:
             records["ordinal"] += np.uint64(self.documents + self._open_documents)
             tokens = result.tokens[language]
             with files.disk_trouble(self._ids(group)):
-                self._ids(group).parent.mkdir(parents=True, exist_ok=True)
+                files.make_folder(self._ids(group).parent)
                 with open(self._ids(group), "ab") as file:
                     file.write(tokens.data)
                 with open(self._docs(group), "ab") as file:
@@ -139,6 +139,8 @@ class Staging:
                 for path in (self._ids(group), self._docs(group)):
                     with open(path, "rb") as file:
                         os.fsync(file.fileno())
+            for folder in {self._ids(group).parent for group in self._touched}:
+                files.sync_folder(folder)  # a new group's files are new entries
         self._touched.clear()
         state = {
             "arguments": self.arguments,

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -69,9 +68,7 @@ def write(stored: Stored, folder: Path, record: Mapping[str, object]) -> None:
     """Put a tokenizer at `folder` in one step, the metadata last of its files; `record` is kept in its manifest."""
     if folder.exists() and not (folder / METADATA).is_file() and (folder.is_file() or any(folder.iterdir())):
         raise BadConfig(f"{folder} exists and is no tokenizer; name a new or empty folder")
-    temporary = files.temporary_folder(folder)
-    if temporary.exists():
-        shutil.rmtree(temporary)
+    temporary = files.empty_temporary(folder)
     files.write_bytes(temporary / MODEL, stored.model)
     for name, content in stored.companions.items():
         files.write_text(temporary / name, content)

@@ -72,9 +72,7 @@ def save(
     binding: Mapping[str, str],
 ) -> None:
     """Write and publish one checkpoint; collective. `binding` is what it belongs to, compared when it is resumed."""
-    temporary = files.temporary_folder(folder)
-    if dist.is_main():
-        shutil.rmtree(temporary, ignore_errors=True)
+    temporary = files.empty_temporary(folder) if dist.is_main() else files.temporary_folder(folder)
     with files.disk_trouble(folder):
         _write_collectively(temporary / WEIGHTS, engine, config, metadata)
         if dist.is_main():
@@ -100,9 +98,7 @@ def save_final(
 ) -> None:
     """Write the weights a stage ends with; once they are published the stage is complete. Collective."""
     folder = stage_folder / WEIGHTS
-    temporary = files.temporary_folder(folder)
-    if dist.is_main():
-        shutil.rmtree(temporary, ignore_errors=True)
+    temporary = files.empty_temporary(folder) if dist.is_main() else files.temporary_folder(folder)
     with files.disk_trouble(folder):
         _write_collectively(temporary, engine, config, metadata)
         if dist.is_main():

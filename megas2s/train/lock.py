@@ -36,7 +36,7 @@ def hold(run: Path) -> None:
     A process that re-executes itself keeps its process id and start time, and with them its lock.
     """
     with files.disk_trouble(run):
-        run.mkdir(parents=True, exist_ok=True)
+        files.make_folder(run)
     path = run / LOCK
     mine = _identity(os.getpid())
     content = json.dumps(mine).encode()

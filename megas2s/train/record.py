@@ -23,8 +23,8 @@ import torch
 from megas2s import dist, files
 
 PACKAGES = ("torch", "deepspeed", "transformers", "datasets", "sentencepiece", "pyarrow", "numpy", "safetensors")
-SECRET = re.compile(r"TOKEN|KEY|SECRET|PASS|CREDENTIAL|AUTH|COOKIE", re.IGNORECASE)
-ADDRESS_WITH_LOGIN = re.compile(r"(\w+://)[^/\s:@]+:[^/\s@]+@")
+SECRET = re.compile(r"TOKEN|KEY|SECRET|PASS|_PWD$|_PAT$|CREDENTIAL|AUTH|COOKIE", re.IGNORECASE)
+ADDRESS_WITH_LOGIN = re.compile(r"(\w+://)[^/\s]+@")  # up to the last @: a password may hold one
 
 
 def redacted(environment: Mapping[str, str]) -> dict[str, str]:
@@ -79,7 +79,7 @@ def log_to(run: Path) -> None:
     place = dist.place()
     path = run / "logs" / f"rank_{place.rank}.log"
     with files.disk_trouble(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        files.make_folder(path.parent)
         handlers: list[logging.Handler] = [_LogFile(path, encoding="utf-8")]
     handlers[0].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     if place.rank == 0:
