@@ -22,13 +22,23 @@ def test_secrets_do_not_reach_the_record():
         "HF_TOKEN": "hf_abc",
         "AWS_SECRET_ACCESS_KEY": "s3cret",
         "DB_PASSWORD": "pw",
+        "MYSQL_PWD": "pw",
+        "GITHUB_PAT": "ghp_abc",
         "PROXY": "http://user:pass@proxy:8080/",
+        "ODD_PROXY": "http://user:pass@word@proxy/",
+        "PIP_INDEX_URL": "https://ghp_abc@host/simple",
         "HOME": "/home/me",
+        "PWD": "/home/me",
+        "PATH": "/bin",
+        "URL": "https://host/@me",
     }
     kept = record.redacted(environment)
-    assert kept["HOME"] == "/home/me"
+    assert {kept["HOME"], kept["PWD"]} == {"/home/me"}
+    assert (kept["PATH"], kept["URL"]) == ("/bin", "https://host/@me")
     assert kept["PROXY"] == "http://(redacted)@proxy:8080/"
-    assert not any(secret in " ".join(kept.values()) for secret in ("hf_abc", "s3cret", "pw", "user", "pass@"))
+    assert kept["PIP_INDEX_URL"] == "https://(redacted)@host/simple"
+    secrets = ("hf_abc", "s3cret", "pw", "user", "pass@", "word@", "ghp_abc")
+    assert not any(secret in " ".join(kept.values()) for secret in secrets)
 
 
 def test_every_launch_is_added_to_the_record(tmp_path, monkeypatch):
