@@ -37,8 +37,6 @@ def main() -> None:
         cli.print_settings(given)
         return
 
-    import shutil
-
     from megas2s import files
     from megas2s.convert import hf, source
     from megas2s.convert.export import require_replaceable
@@ -61,8 +59,7 @@ def main() -> None:
         print("would write ", end="")
         describe(out, found.config, tokenizer)
         return
-    temporary = files.temporary_folder(out)
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = files.empty_temporary(out)
     save_weights(temporary, found.tensors(), config=found.config, metadata=metadata)
     if tokenizer is not None:
         tokenizer_folder.write(tokenizer, temporary / source.TOKENIZER, {"settings": {"import": folder.name}})

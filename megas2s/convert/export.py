@@ -7,7 +7,6 @@ given its final name. Writing holds one tensor at a time.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -66,9 +65,7 @@ def export(
     if check:
         hf.require_memory(exported)
     require_replaceable(out)
-    temporary = files.temporary_folder(out)
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    temporary = files.empty_temporary(out)
     value = _values(reader)
     tensors.write(temporary, tensors.shards(exported.entries, dtype, shard_bytes=shard_bytes), dtype, value)
     files.write_json(temporary / "config.json", settings)
