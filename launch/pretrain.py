@@ -9,7 +9,8 @@ from megas2s.place import place
 
 def main() -> None:
     arguments = cli.recipe_parser(
-        "Pretrain the stages of a recipe, one after another. The same command continues after any interruption."
+        "Pretrain the stages of a recipe, one after another. The same command continues after any interruption.",
+        dry_run="load, check and plan everything, train nothing",
     ).parse_intermixed_args()  # overrides may stand before and after flags
 
     from megas2s.recipe import dump_recipe, load_recipe

@@ -62,8 +62,8 @@ def parser(description: str, *, epilog: str = "") -> argparse.ArgumentParser:
     return _Parser(description=description, epilog=epilog, formatter_class=_Formatter)
 
 
-def recipe_parser(description: str) -> argparse.ArgumentParser:
-    """A parser for the scripts that run a recipe: the file, `key=value` overrides, --print-config and --dry-run."""
+def recipe_parser(description: str, *, dry_run: str) -> argparse.ArgumentParser:
+    """A parser for the scripts that take a recipe: the file, `key=value` overrides, --print-config and --dry-run."""
     arguments = parser(
         description,
         epilog="overrides are dotted paths into the recipe: seed=3 stages.0.schedule.lr=2e-4\n"
@@ -74,7 +74,7 @@ def recipe_parser(description: str) -> argparse.ArgumentParser:
         "overrides", nargs="*", default=[], metavar="key=value", help="values that replace the recipe's"
     )
     arguments.add_argument("--print-config", action="store_true", help="print the resolved recipe as YAML and stop")
-    arguments.add_argument("--dry-run", action="store_true", help="load, check and plan everything, train nothing")
+    arguments.add_argument("--dry-run", action="store_true", help=dry_run)
     arguments.add_argument(
         "--local_rank", type=int, default=0, help=argparse.SUPPRESS
     )  # the deepspeed launcher adds it

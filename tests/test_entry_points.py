@@ -212,6 +212,11 @@ def test_a_dry_run_of_pretraining_is_its_plan(call, recipe):
     assert all(f"{language}/text " in lines[-1] for language in ("ar", "en", "sw", "zh"))
 
 
+def test_a_dry_run_of_looking_at_samples_shows_none(call, recipe):
+    code, printed, _ = call("tools/inspect_batch.py", recipe, "--stage=seq2seq", "--step=3", "--rows=2", "--dry-run")
+    assert (code, printed) == (0, "would show samples 24 to 25 of stage seq2seq\n")
+
+
 @pytest.mark.parametrize("flag", ["--dry-run", "--print-config"])
 def test_of_several_ranks_the_first_prints_and_the_others_look_silently(call, recipe, monkeypatch, flag):
     monkeypatch.setenv("WORLD_SIZE", "2")

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 
 def arguments() -> argparse.Namespace:
-    parser = cli.recipe_parser(__doc__ or "")
+    parser = cli.recipe_parser(
+        __doc__ or "", dry_run="load and check everything, say what would be shown, read no samples"
+    )
     add = parser.add_argument
     add("--stage", help="name of the stage; the first where absent")
     add("--step", type=int, default=0, help="optimizer step whose first rows are shown")
@@ -58,6 +60,9 @@ def main() -> int:
     check_tokenizer(corpus, tokenizer.vocabulary)
     data = stage_data(stage, corpus, tokenizer.vocabulary, recipe.sampling, seed=recipe.seed)
     first = asked.step * stage.rows
+    if asked.dry_run:
+        print(f"would show samples {first:,} to {first + asked.rows - 1:,} of stage {stage.name}")
+        return 0
     print(describe(stage, data, first=first, samples=asked.fill_samples))
     print(shares(recipe, stage, data))
     print(examples(data, tokenizer, corpus.languages, range(first, first + asked.rows), asked.characters))

@@ -28,7 +28,9 @@ peak leaves out the framework's own memory (about 1 GiB) and fragmentation."""
 
 
 def arguments() -> argparse.Namespace:
-    parser = cli.recipe_parser(__doc__ or "")
+    parser = cli.recipe_parser(
+        __doc__ or "", dry_run="load and check everything, say what would be planned, work out no costs"
+    )
     add = parser.add_argument
     add("--gpus", type=int, help="devices, one rank each; the recipe's `ranks` or 1 where absent")
     add("--gpu", default="h200", help="kind of device, for example h200, h100, a100, l40s, mi300x")
@@ -63,6 +65,10 @@ def main() -> int:
     configs = [model_config(recipe, stage, vocabulary) for stage in recipe.stages]
     works = [work_of(stage, config, vocabulary) for stage, config in zip(recipe.stages, configs, strict=True)]
     memories = [stage_memory(*each, gpus=gpus) for each in zip(recipe.stages, configs, works, strict=True)]
+    if asked.dry_run:
+        names = ", ".join(stage.name for stage in recipe.stages)
+        print(f"would plan {names} on {gpus} x {asked.gpu}, vocabulary {vocabulary.size:,}")
+        return 0
     plan = describe(works, memories, gpus=gpus, gpu=gpu, mfu=asked.mfu)
     plan |= {"gpu": asked.gpu, "vocab_size": vocabulary.size}
     print(json.dumps(plan, indent=2) if asked.json else table(plan))

@@ -101,6 +101,13 @@ def test_the_shipped_recipe_states_the_published_saving_and_ours_side_by_side(ru
     assert (ours.split()[:2], ours.split()[-1]) == (["model", "FLOPs"], "27.4%")
 
 
+def test_a_dry_run_checks_and_says_what_would_be_planned(run, recipe):
+    code, printed, _ = run(recipe, *SIXTEEN, "--dry-run")
+    assert (code, printed) == (0, "would plan mlm, frozen, unfrozen on 16 x h200, vocabulary 64,000\n")
+    code, printed, complaint = run(recipe, *SIXTEEN, "--dry-run", "stages.frozen.freeze=[encodr.*]")
+    assert (code, printed, "did you mean" in complaint) == (2, "", True)
+
+
 def test_what_does_not_fit_is_said(run, recipe):
     _, printed, _ = run(recipe, *SIXTEEN, "--gpu", "l4", "stages.unfrozen.micro_batch=128")
     short = [line.split()[0] for line in printed.splitlines() if line.endswith("does not fit")]
