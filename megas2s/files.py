@@ -2,7 +2,8 @@
 
 A file is written beside its final name, flushed to the disk and renamed. A folder is filled under a temporary
 name, gets a MANIFEST.json with the size and SHA-256 of every file, is flushed and renamed. A reader
-trusts a folder that has a manifest and nothing else.
+trusts a folder that has a manifest and nothing else. A folder that is replaced steps aside under a third name until
+the new one has its place.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from megas2s.errors import BadCheckpoint, DiskTrouble
 
 MANIFEST = "MANIFEST.json"
 TEMPORARY = ".tmp-"
+REPLACED = ".old-"
 CHUNK = 1 << 22
 
 
@@ -111,9 +113,25 @@ def publish(temporary: Path, final: Path, record: Mapping[str, Any]) -> None:
         }
         write_json(temporary / MANIFEST, {**record, "files": files})
         _sync_folders(temporary)
+        settle(final)
+        aside = final.with_name(REPLACED + final.name)
         if final.exists():
-            remove_published(final)
+            os.replace(final, aside)
         os.replace(temporary, final)
+        sync_folder(final.parent)
+        if aside.exists():
+            remove_published(aside)
+
+
+def settle(final: Path) -> None:
+    """Finish what a crash in the middle of replacing `final` left: without a new folder the old one comes back."""
+    aside = final.with_name(REPLACED + final.name)
+    if not aside.exists():
+        return
+    if final.exists():
+        remove_published(aside)
+    else:
+        os.replace(aside, final)
         sync_folder(final.parent)
 
 

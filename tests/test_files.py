@@ -43,11 +43,59 @@ def test_damage_is_found_and_named(published, damage, sentence):
 
 
 def test_publishing_again_replaces(published):
-    temporary = files.temporary_folder(published)
-    temporary.mkdir()
+    replace(published)
+    assert sorted(files.verify(published)["files"]) == ["c"]
+
+
+def replace(published):
+    """Publish a new folder over a published one."""
+    temporary = files.empty_temporary(published)
     (temporary / "c").write_text("new")
     files.publish(temporary, published, {"kind": "test"})
+
+
+def breaks_off_before(monkeypatch, call, name):
+    """`call`, a function of modules that `files` uses, is Ctrl-C once its first path is called `name`."""
+    module, function = call
+    original = getattr(module, function)
+
+    def broken(path, *others):
+        if path.name == name:
+            raise KeyboardInterrupt
+        return original(path, *others)
+
+    monkeypatch.setattr(module, function, broken)
+
+
+@pytest.mark.parametrize(
+    ("call", "name", "left"),
+    [
+        ((os, "replace"), "thing", ["a.bin", "inner/b.txt"]),  # before the old one steps aside
+        ((os, "replace"), ".tmp-thing", ["a.bin", "inner/b.txt"]),  # before the new one has its place
+        ((files, "remove_published"), ".old-thing", ["c"]),  # before the old one is removed
+        ((files.shutil, "rmtree"), ".old-thing", ["c"]),  # while it is removed
+    ],
+)
+def test_one_of_two_is_whole_wherever_replacing_breaks_off(published, monkeypatch, call, name, left):
+    with monkeypatch.context() as patch:
+        breaks_off_before(patch, call, name)
+        with pytest.raises(KeyboardInterrupt):
+            replace(published)
+    files.settle(published)
+    assert sorted(files.verify(published)["files"]) == left
+    assert {path.name for path in published.parent.iterdir()} <= {"thing", ".tmp-thing"}
+    replace(published)
+    assert os.listdir(published.parent) == ["thing"]
+
+
+def test_publishing_settles_what_was_left_before(published, monkeypatch):
+    with monkeypatch.context() as patch:
+        breaks_off_before(patch, (files, "remove_published"), ".old-thing")
+        with pytest.raises(KeyboardInterrupt):
+            replace(published)
+    replace(published)
     assert sorted(files.verify(published)["files"]) == ["c"]
+    assert os.listdir(published.parent) == ["thing"]
 
 
 def test_a_file_is_replaced_whole(tmp_path):

@@ -118,6 +118,8 @@ def newest(stage_folder: Path) -> Saved | None:
     Raises BadCheckpoint where there are some and every one is damaged: a silent start from scratch would throw
     the run away.
     """
+    for aside in (stage_folder / "checkpoints").glob(f"{files.REPLACED}*"):
+        files.settle(aside.with_name(aside.name.removeprefix(files.REPLACED)))
     candidates = published(stage_folder)
     damaged: list[str] = []
     for folder in reversed(candidates):

@@ -135,6 +135,23 @@ def test_without_any_checkpoint_a_stage_begins_anew(tmp_path, save):
     assert checkpoint.newest(tmp_path) is None
 
 
+def test_one_that_was_to_be_replaced_comes_back_when_that_broke_off(save, monkeypatch, tmp_path):
+    save(2)
+    folder = save(4)
+
+    def breaks_off(source, target, *, replace=files.os.replace):
+        if target == folder:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "replace", breaks_off)
+        with pytest.raises(KeyboardInterrupt):
+            save(4)
+    assert not folder.exists()
+    assert checkpoint.newest(tmp_path).state.step == 4
+
+
 def test_the_newest_is_the_one_of_the_highest_step_however_long_its_number(save, tmp_path):
     for step in (99_999_999, 100_000_000, 3):
         save(step)
