@@ -57,8 +57,7 @@ def arguments() -> argparse.Namespace:
     add("--threads", type=int, default=8, help="of training; part of the result, so never taken from the machine")
     add("--seed", type=int, default=17, help="of the sample")
     add("--overwrite", action="store_true", help="replace a tokenizer made with other settings")
-    add("--print-config", action="store_true", help="print all settings as JSON and stop")
-    add("--dry-run", action="store_true", help="check settings and input, name the files, train nothing")
+    cli.look_first(parser, dry_run="check settings and input, name the files, train nothing")
     return parser.parse_args()
 
 
