@@ -17,12 +17,16 @@ step "corpus: Arrow shards, one folder per language -> corpora/sample"
 python tools/preprocess.py --input launch/sample_corpus --tokenizer tokenizers/sample --output corpora/sample --held-out 0.2
 
 step "pretraining: encoder (MLM), then encoder-decoder with the encoder frozen, then unfrozen -> runs/sample"
-ranks=$(python -c 'import torch; n = torch.cuda.device_count(); print(min(32, 1 << n.bit_length() - 1) if n else 0)')
-if [ "$ranks" = 0 ]; then
+gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
+if [ "$gpus" = 0 ]; then
   ranks=2 # on the CPU, over gloo
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} DS_ACCELERATOR=cpu
+  echo "no GPU here: $ranks ranks on the CPU"
+else
+  ranks=1 # doubled while GPUs are left: the recipe's 32 rows a step are shared evenly
+  while [ $((2 * ranks)) -le "$gpus" ] && [ "$ranks" -lt 32 ]; do ranks=$((2 * ranks)); done
+  echo "$ranks of $gpus GPUs: a power of two, so that the recipe's 32 rows a step are shared evenly"
 fi
-# A power of two: the recipe's 32 rows a step are shared evenly.
 deepspeed --num_gpus "$ranks" launch/pretrain.py launch/recipes/sample.yaml "$@"
 
 step "export: Hugging Face folders -> exports/sample_encoder, exports/sample_seq2seq"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -78,6 +79,26 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, folder / name)
     return folder
+
+
+@pytest.mark.parametrize(
+    ("gpus", "ranks", "said"),
+    [
+        (0, 2, "no GPU here: 2 ranks on the CPU"),
+        (1, 1, "1 of 1 GPUs: a power of two"),
+        (6, 4, "4 of 6 GPUs: a power of two"),
+        (64, 32, "32 of 64 GPUs: a power of two"),
+    ],
+)
+def test_the_quickstart_says_how_many_gpus_it_uses(gpus: int, ranks: int, said: str, shell, tmp_path):
+    for name, line in (("python", f'[ "$1" != -c ] || echo {gpus}'), ("deepspeed", 'echo "deepspeed $*"')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    result = shell(["bash", "launch/quickstart.sh"], env={"MEGAS2S_VENV": "active", "PATH": path}, timeout=60)
+    assert result.returncode == 0, result.stdout
+    assert f"\n{said}" in result.stdout
+    assert f"deepspeed --num_gpus {ranks} launch/pretrain.py " in result.stdout
 
 
 @pytest.mark.slow
