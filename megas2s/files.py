@@ -196,6 +196,18 @@ def verify(folder: Path, *, below: str = "") -> dict[str, Any]:
     return manifest
 
 
+def lack_of_room(path: Path, needed: float) -> str:
+    """What is to be said where fewer than `needed` bytes are free on the disk that `path` will lie on; else nothing."""
+    there = next(folder for folder in path.absolute().parents if folder.is_dir())
+    free = shutil.disk_usage(there).free
+    if free >= needed:
+        return ""
+    return (
+        f"no room to write {path}: it takes about {needed / 1e9:.3g} GB, {free / 1e9:.3g} GB are free; "
+        "free some space and start again"
+    )
+
+
 @contextlib.contextmanager
 def disk_trouble(path: Path) -> Iterator[None]:
     """Turn the errors of a full or read-only disk into a sentence that names `path`."""

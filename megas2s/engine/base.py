@@ -104,6 +104,9 @@ class Engine(Protocol):
     def moments(self) -> Iterator[tuple[str, Tensor]]:
         """The optimizer's MOMENTS of every trainable parameter, as `kind.name`; none before the first step."""
 
+    def trainable(self) -> int:
+        """How many numbers train, over all ranks: each has its MOMENTS."""
+
     def counters(self) -> dict[str, float]:
         """Scalars beside the state: the optimizer's own step and, in fp16, the loss scale."""
 

@@ -91,6 +91,10 @@ class LocalEngine:
                 if kind in (held := self._optimizer.state.get(master, {})):
                     yield f"{kind}.{name}", held[kind]
 
+    def trainable(self) -> int:
+        """The numbers that AdamW updates."""
+        return sum(master.numel() for master in self._masters.values())
+
     def counters(self) -> dict[str, float]:
         """AdamW's step."""
         held = next(iter(self._optimizer.state.values()), None)

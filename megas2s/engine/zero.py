@@ -157,6 +157,11 @@ class ZeroEngine:
                 for kind in MOMENTS:
                     yield f"{kind}.{name}", zero_state.read(self._engine, parameter, kind)
 
+    def trainable(self) -> int:
+        """The numbers that Adam updates; a ZeRO-3 parameter is scattered and knows its full size."""
+        trained = [parameter for parameter in self._parameters.values() if parameter.requires_grad]
+        return sum(int(getattr(parameter, "ds_numel", parameter.numel())) for parameter in trained)
+
     def counters(self) -> dict[str, float]:
         """Adam's step and, in fp16, the state of the loss scale."""
         counters = {"optimizer_step": zero_state.optimizer_step(self._engine)}

@@ -12,12 +12,14 @@ temporary name and published in one rename; a reader takes the newest that verif
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import logging
+import math
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,9 +27,11 @@ from torch import Tensor
 
 from megas2s import dist, files
 from megas2s.engine.base import MOMENTS, Engine
-from megas2s.errors import BadCheckpoint
+from megas2s.errors import BadCheckpoint, DiskTrouble
 from megas2s.models.config import ModelConfig
+from megas2s.models.parameters import parameter_shapes
 from megas2s.models.weights import TensorFolder, WeightsReader, open_tensors, open_weights, save_tensors, save_weights
+from megas2s.train import agree
 from megas2s.train.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -35,6 +39,7 @@ log = logging.getLogger(__name__)
 WEIGHTS = "weights"
 OPTIMIZER = "optimizer"
 STATE = "state.json"
+ROOM = 1.2  # free bytes that a save asks for, as a multiple of what it is expected to write
 NAME = re.compile(r"step_(\d{8,})")
 
 
@@ -71,8 +76,12 @@ def save(
     *,
     binding: Mapping[str, str],
 ) -> None:
-    """Write and publish one checkpoint; collective. `binding` is what it belongs to, compared when it is resumed."""
-    temporary = files.empty_temporary(folder) if dist.is_main() else files.temporary_folder(folder)
+    """Write and publish one checkpoint; collective. `binding` is what it belongs to, compared when it is resumed.
+
+    Raises DiskTrouble on every rank, before anything is written, where the disk has no room for it.
+    """
+    temporary = files.temporary_folder(folder)
+    _begin(folder, lambda: _last_size(folder.parents[1]) or _size(config, trainable=engine.trainable()))
     with files.disk_trouble(folder):
         _write_collectively(temporary / WEIGHTS, engine, config, metadata)
         if dist.is_main():
@@ -98,7 +107,8 @@ def save_final(
 ) -> None:
     """Write the weights a stage ends with; once they are published the stage is complete. Collective."""
     folder = stage_folder / WEIGHTS
-    temporary = files.empty_temporary(folder) if dist.is_main() else files.temporary_folder(folder)
+    temporary = files.temporary_folder(folder)
+    _begin(folder, lambda: _size(config, trainable=0))
     with files.disk_trouble(folder):
         _write_collectively(temporary, engine, config, metadata)
         if dist.is_main():
@@ -203,6 +213,32 @@ def retain(stage_folder: Path, *, step: int, keep_last: int, keep_every: int, ne
     for leftover in (stage_folder / "checkpoints").glob("*"):
         if leftover.is_dir() and not files.is_published(leftover):
             shutil.rmtree(leftover)
+
+
+def _begin(folder: Path, size: Callable[[], int]) -> None:
+    """Rank 0 clears what an interrupted save left and looks whether there is room; all ranks hear what it found."""
+    lack = ""
+    if dist.is_main():
+        shutil.rmtree(files.temporary_folder(folder), ignore_errors=True)
+        lack = files.lack_of_room(folder, ROOM * size())
+    if said := agree.told(lack):
+        raise DiskTrouble(said)
+    if dist.is_main():
+        files.empty_temporary(folder)
+
+
+def _last_size(stage_folder: Path) -> int:
+    """Bytes of the newest published checkpoint, by its manifest; 0 where there is none to tell."""
+    for folder in reversed(published(stage_folder)):
+        with contextlib.suppress(BadCheckpoint):
+            return sum(facts["bytes"] for facts in files.read_manifest(folder)["files"].values())
+    return 0
+
+
+def _size(config: ModelConfig, *, trainable: int) -> int:
+    """Bytes of a model's weights and of the moments of so many trainable numbers, all in fp32."""
+    weights = sum(math.prod(shape) for shape in parameter_shapes(config).values())
+    return 4 * (weights + len(MOMENTS) * trainable)
 
 
 def _step(folder: Path) -> int:
