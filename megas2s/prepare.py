@@ -196,6 +196,7 @@ def announcement(prepared: Prepared, state: TrainState) -> list[str]:
         f"  {stage.rows} rows a step, windows of {prepared.data.window} tokens, rows of {wide} columns, "
         + ("all full" if columns.full else "padded"),
         *(f"  {part:<10} {count.trainable:>13,} trainable {count.frozen:>13,} frozen" for part, count in parts),
+        *_below_peak(stage),
     ]
 
 
@@ -230,4 +231,16 @@ def _plan(prepared: Prepared, folder: Path) -> list[str]:
         f"  windows of {data.window} tokens; {trainable:,} trainable and {frozen:,} frozen parameters",
         f"  {prepared.micro_batch} rows per rank and pass; {flops_per_step(prepared):.3g} FLOPs per step",
         f"  shares {shares}",
+        *_below_peak(stage),
+    ]
+
+
+def _below_peak(stage: Stage) -> list[str]:
+    """A line where a stage ends within its warm-up. That is no mistake in one cut short to be tried, but is said."""
+    warmup, steps = stage.schedule.warmup_steps, stage.total_steps
+    if warmup <= steps:
+        return []
+    last = stage.schedule.at(steps - 1, steps=steps)
+    return [
+        f"  warm-up takes {warmup:,} steps: the learning rate ends at {last:.3g}, below its peak {stage.schedule.lr:g}"
     ]

@@ -14,9 +14,10 @@ from megas2s.models.config import ModelConfig
 from megas2s.models.parameters import canonical_parameters
 from megas2s.models.transformer import build
 from megas2s.models.weights import open_weights, save_weights
-from megas2s.prepare import dry_run
+from megas2s.prepare import announcement, dry_run, open_corpus, prepare
 from megas2s.recipe import Recipe
 from megas2s.spec import parse
+from megas2s.train.state import TrainState
 
 SHAPE = {"hidden_size": 32, "num_heads": 4, "ffn_size": 64, "num_encoder_layers": 2, "max_positions": 64}
 
@@ -150,3 +151,15 @@ def test_one_process_plans_for_the_ranks_that_the_recipe_asks_for(recipe_data):
 def test_a_plan_on_the_wrong_number_of_ranks_is_refused_as_a_launch_would_be(recipe_data, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "the recipe says ranks: 4, but 2 were started" in refusal({**recipe_data, "ranks": 4}, BadConfig)
+
+
+def test_a_stage_that_ends_within_its_warm_up_says_so(local_recipe):
+    assert "warm-up" not in plan(local_recipe)
+    first = local_recipe["stages"][0]
+    first["schedule"] = {"lr": 1e-3, "warmup_steps": 2 * first["steps"]}
+    said = "  warm-up takes 8 steps: the learning rate ends at 0.0005, below its peak 0.001"
+    assert plan(local_recipe).splitlines().count(said) == 1
+    recipe = parse(Recipe, local_recipe, source="recipe")
+    corpus, tokenizer = open_corpus(recipe)
+    prepared = prepare(recipe, recipe.stages[0], corpus, tokenizer.vocabulary, world_size=1)
+    assert announcement(prepared, TrainState())[-1] == said
