@@ -4,9 +4,9 @@
       weights/        canonical weights, what export and the next stage read
       optimizer/      exp_avg.<name> and exp_avg_sq.<name>
       state.json      step, tokens, optimizer counters, what the run was
-      MANIFEST.json   size and SHA-256 of every file; written last
+      MANIFEST.json   size and SHA-256 of every file, and what people ask first; written last
 
-No rank's own files, no pickle, nothing that names an engine or a number of ranks. A checkpoint is filled under a
+No rank's own files, no pickle; no reader asks which engine or how many ranks wrote it. A checkpoint is filled under a
 temporary name and published in one rename; a reader takes the newest that verifies, and says which it passed over.
 """
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import json
 import logging
 import math
 import re
@@ -31,7 +32,7 @@ from megas2s.errors import BadCheckpoint, DiskTrouble
 from megas2s.models.config import ModelConfig
 from megas2s.models.parameters import parameter_shapes
 from megas2s.models.weights import TensorFolder, WeightsReader, open_tensors, open_weights, save_tensors, save_weights
-from megas2s.train import agree
+from megas2s.train import agree, record
 from megas2s.train.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -90,9 +91,9 @@ def save(
             for _ in engine.moments():
                 pass
         if dist.is_main():
-            record = {"state": dataclasses.asdict(state), "counters": engine.counters(), "binding": dict(binding)}
-            files.write_json(temporary / STATE, record)
-            files.publish(temporary, folder, {"kind": "checkpoint", "step": state.step})
+            content = {"state": dataclasses.asdict(state), "counters": engine.counters(), "binding": dict(binding)}
+            files.write_json(temporary / STATE, content)
+            files.publish(temporary, folder, _facts("checkpoint", state, binding))
     dist.barrier()
 
 
@@ -112,8 +113,8 @@ def save_final(
     with files.disk_trouble(folder):
         _write_collectively(temporary, engine, config, metadata)
         if dist.is_main():
-            facts = {"kind": "weights", "step": state.step, "tokens": state.tokens, "binding": dict(binding)}
-            files.publish(temporary, folder, facts)
+            facts = {"tokens": state.tokens, "binding": dict(binding)}
+            files.publish(temporary, folder, _facts("weights", state, binding) | facts)
     dist.barrier()
 
 
@@ -162,11 +163,11 @@ def read(folder: Path) -> Saved:
 
 def open_saved(folder: Path) -> Saved:
     """Open a checkpoint that has been verified, by this rank or another; tensors are read when asked for."""
-    record: dict[str, Any] = files.read_json(folder / STATE)
+    content: dict[str, Any] = files.read_json(folder / STATE)
     return Saved(
         folder,
-        TrainState(**record["state"]),
-        dict(record["counters"]),
+        TrainState(**content["state"]),
+        dict(content["counters"]),
         open_weights(folder / WEIGHTS),
         open_tensors(folder / OPTIMIZER),
     )
@@ -225,6 +226,17 @@ def _begin(folder: Path, size: Callable[[], int]) -> None:
         raise DiskTrouble(said)
     if dist.is_main():
         files.empty_temporary(folder)
+
+
+def _facts(kind: str, state: TrainState, binding: Mapping[str, str]) -> dict[str, Any]:
+    """What a manifest says, for people, beside the files: nothing is decided by it."""
+    return {
+        "kind": kind,
+        "step": state.step,
+        "ranks": dist.place().world_size,
+        "git": record.git_revision(),
+        "binding_sha256": hashlib.sha256(json.dumps(dict(binding), sort_keys=True).encode()).hexdigest(),
+    }
 
 
 def _last_size(stage_folder: Path) -> int:

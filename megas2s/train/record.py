@@ -6,6 +6,7 @@ Secrets stay out: the value of a variable whose name speaks of tokens, keys, sec
 from __future__ import annotations
 
 import datetime
+import functools
 import importlib.metadata
 import logging
 import os
@@ -64,8 +65,12 @@ def append(run: Path, seed: int) -> None:
     files.write_json(path, [*launches, describe(seed, hosts)])
 
 
+@functools.cache
 def git_revision() -> str:
-    """The commit of the code, with `-dirty` where files differ from it; `unknown` outside a checkout."""
+    """The commit of the code, with `-dirty` where files differ from it; `unknown` outside a checkout.
+
+    Asked for once: it is that of the code this process has loaded.
+    """
     here = Path(__file__).resolve().parent
     try:
         revision = _git(here, "rev-parse", "HEAD")

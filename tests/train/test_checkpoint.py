@@ -17,7 +17,7 @@ from megas2s.models.config import ModelConfig
 from megas2s.models.freezing import freeze
 from megas2s.models.transformer import build
 from megas2s.objectives.mlm import MLM
-from megas2s.train import checkpoint
+from megas2s.train import checkpoint, record
 from megas2s.train.state import TrainState
 
 CONFIG = ModelConfig(vocab_size=32, hidden_size=8, num_heads=2, ffn_size=8, num_encoder_layers=1, max_positions=8)
@@ -89,10 +89,13 @@ def test_a_checkpoint_gives_back_every_tensor_and_counter(save, make_engine, tmp
     assert all(torch.equal(moments[tuple(key.split(".", 1))], value) for key, value in engine.moments())
 
 
-def test_its_manifest_names_what_it_is_and_every_file(save):
-    folder = save(4)
+def test_its_manifest_names_what_it_is_what_wrote_it_and_every_file(save, make_engine, monkeypatch):
+    engine = make_engine()
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    folder = save(4, engine)
     manifest = files.read_json(folder / files.MANIFEST)
-    assert (manifest["kind"], manifest["step"]) == ("checkpoint", 4)
+    said = {key: value for key, value in manifest.items() if key not in ("files", "binding_sha256")}
+    assert said == {"kind": "checkpoint", "step": 4, "ranks": 3, "git": record.git_revision()}
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert manifest["files"].keys() == found - {files.MANIFEST}
 
@@ -120,6 +123,29 @@ def test_a_save_that_breaks_off_leaves_nothing_that_counts_and_nothing_for_the_n
     folder = save(4, engine)
     assert not left.exists()
     assert "stray" not in files.verify(folder)["files"]
+
+
+def test_manifests_of_one_recipe_have_the_same_hash_of_it(save, make_engine, tmp_path):
+    def hashed(binding):
+        checkpoint.save_final(tmp_path, make_engine(), TrainState(step=6), CONFIG, {}, binding=binding)
+        return files.read_json(tmp_path / "weights" / files.MANIFEST)["binding_sha256"]
+
+    found = files.read_json(save(4) / files.MANIFEST)["binding_sha256"]
+    assert found == files.read_json(save(6) / files.MANIFEST)["binding_sha256"]
+    assert found == hashed(dict(reversed(BINDING.items())))
+    assert found != hashed({**BINDING, "seed": "18"})
+
+
+def test_git_is_asked_once_however_often_a_run_saves(save, monkeypatch):
+    asked = []
+    monkeypatch.setattr(record, "_git", lambda folder, *arguments: asked.append(arguments) or "0123abc")
+    record.git_revision.cache_clear()
+    try:
+        revisions = {files.read_json(save(step) / files.MANIFEST)["git"] for step in (2, 4)}
+    finally:
+        record.git_revision.cache_clear()
+    assert revisions == {"0123abc-dirty"}
+    assert [arguments[0] for arguments in asked] == ["rev-parse", "status"]
 
 
 def bytes_of(folder):
