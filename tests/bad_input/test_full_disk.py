@@ -36,7 +36,7 @@ def test_a_full_disk_under_shards_leaves_a_corpus_that_the_same_command_finishes
 def test_a_disk_that_fills_up_during_training_keeps_its_checkpoints(script, recipe, complete, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(disk)], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1900k", "tmpfs", str(disk)], capture_output=True)
     if mounted.returncode:
         pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.decode().strip()}")
     try:
