@@ -105,11 +105,18 @@ class EncoderWatch:
 
 
 def setup(
-    precision: str, frozen: tuple[str, ...], initial, *, config: ModelConfig = CONFIG, watch: EncoderWatch | None = None
+    precision: str,
+    frozen: tuple[str, ...],
+    initial,
+    *,
+    config: ModelConfig = CONFIG,
+    watch: EncoderWatch | None = None,
+    recomputed: bool = False,
 ) -> Setup:
     def construct():
         model = build(config)
         freeze(model, frozen)
+        model.checkpoint_layers(recomputed)
         if watch is not None:
             watch.on(model)
         return model
@@ -153,11 +160,18 @@ class Trace:
 
 
 def train(
-    spec: Local | Zero, precision: str, frozen: tuple[str, ...], *, resume: bool, trial: bool, steps: int = STEPS
+    spec: Local | Zero,
+    precision: str,
+    *,
+    frozen: tuple[str, ...] = (),
+    resume: bool = False,
+    trial: bool = False,
+    steps: int = STEPS,
+    recomputed: bool = False,
 ) -> dict:
     start = starting_weights()
     watch = EncoderWatch()
-    engine = make_engine(spec, setup(precision, frozen, start.__getitem__, watch=watch))
+    engine = make_engine(spec, setup(precision, frozen, start.__getitem__, watch=watch, recomputed=recomputed))
     if trial:
         untouched = engine.counters()
         engine.train_step(batches(0), step=0, lr=0.0)
@@ -215,16 +229,15 @@ def show(spec: Local | Zero, precision: str) -> dict:
     return {"text": text}
 
 
+FROZEN = ("encoder.*",)
 VARIANTS = {
-    "plain": {"frozen": (), "resume": False, "trial": False},
-    "resumed": {"frozen": (), "resume": True, "trial": False},
-    "tried": {"frozen": (), "resume": False, "trial": True},
-    "frozen": {"frozen": ("encoder.*",), "resume": True, "trial": True},
+    "plain": {},
+    "resumed": {"resume": True},
+    "tried": {"trial": True},
+    "frozen": {"frozen": FROZEN, "resume": True, "trial": True},
+    "recomputed": {"frozen": FROZEN, "recomputed": True, "steps": 4},
 }
-BRIEF = {  # where a step takes seconds
-    "brief": {"frozen": (), "resume": False, "trial": False, "steps": 4},
-    "brief_resumed": {"frozen": (), "resume": True, "trial": False, "steps": 4},
-}
+BRIEF = {"brief": {"steps": 4}, "brief_resumed": {"steps": 4, "resume": True}}  # where a step takes seconds
 
 
 def main() -> None:
