@@ -1,11 +1,12 @@
 """Plain PyTorch on one device: the reference that the other engines are tested against.
 
-In bf16 the model computes in bfloat16 and the optimizer keeps fp32 master weights, as DeepSpeed does; fp16 would
-need a loss scale and is refused.
+In bf16 the model computes in bfloat16, and the optimizer keeps fp32 master weights and sums micro-batches in fp32, as
+DeepSpeed does with the shipped files; fp16 would need a loss scale and is refused.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
@@ -47,6 +48,10 @@ class LocalEngine:
         self._model = model.to(self._device)
         self._trained = TrainedModel(self._model, setup.losses)
         self._masters = _fp32_masters(self._model, DTYPES[setup.precision])
+        for name, parameter in self._model.named_parameters():
+            if setup.precision != "fp32" and parameter.requires_grad:
+                add_up = functools.partial(_add_up, self._masters[name])
+                parameter.register_post_accumulate_grad_hook(add_up)  # type: ignore[no-untyped-call]
         self._optimizer = adamw(parameter_groups(self._masters.items(), setup.optimizer), setup.optimizer)
 
     def part_weights(self) -> dict[str, float]:
@@ -116,22 +121,24 @@ class LocalEngine:
 
     def _update(self, lr: float) -> float:
         """Clip and step on the fp32 masters, then round them back into the model; returns the norm before clipping."""
-        live = dict(self._model.named_parameters())
-        for name, master in self._masters.items():
-            gradient = live[name].grad
-            if master is not live[name] and gradient is not None:
-                master.grad = gradient.float()
-                live[name].grad = None
         clip = self._setup.optimizer.grad_clip
         norm = torch.nn.utils.clip_grad_norm_(self._masters.values(), clip if clip > 0 else float("inf"))
         set_lr(self._optimizer, lr)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
+        live = dict(self._model.named_parameters())
         with torch.no_grad():
             for name, master in self._masters.items():
                 if master is not live[name]:
                     live[name].copy_(master)
         return float(norm)
+
+
+def _add_up(master: nn.Parameter, parameter: Tensor) -> None:
+    """Move a micro-batch's gradient to the fp32 sum as soon as it is there."""
+    assert parameter.grad is not None
+    master.grad = parameter.grad.float() if master.grad is None else master.grad.add_(parameter.grad)
+    parameter.grad = None
 
 
 def _fp32_masters(model: nn.Module, dtype: torch.dtype) -> dict[str, nn.Parameter]:

@@ -52,7 +52,7 @@ class Sharding:
 def sharding(engine: EngineSpec, *, ranks: int) -> Sharding:
     """How an engine spreads model states; DeepSpeed's own defaults where its file says nothing."""
     if isinstance(engine, Local):
-        return Sharding()
+        return Sharding(fp32_gradients=True)
     knobs = read_ds_config(engine.config)
     zero = knobs.get("zero_optimization", {})
     stage = zero_stage(knobs)
@@ -110,13 +110,16 @@ def model_states(shapes: Shapes, spread: Sharding, *, precision: str = "bf16", f
     parameters = share(element * every, from_stage=3)
     gradients = share(summed_in * training, from_stage=2)
     optimizer = share((2 + has_master) * FP32 * training, from_stage=1)
-    update = share(FP32 * training, from_stage=1) if has_master and not (stage <= 1 and spread.fp32_gradients) else 0
+    # The optimizer reads an fp32 sum where it lies; ZeRO-2 has a flat one only beside low-precision weights.
+    read_in_place = spread.fp32_gradients and (stage <= 1 or (stage == 2 and element < FP32))
+    update = share(FP32 * training, from_stage=1) if has_master and not read_in_place else 0
     buffers = _buffers(spread, sizes, element)
     host = 0
     if spread.offload_optimizer:
-        host += optimizer + update + (gradients if stage == 3 else 0)  # ZeRO-2 keeps them there in fp32 alone
+        host += optimizer + share(FP32 * training, from_stage=1)
+        host += gradients if stage == 3 else 0  # ZeRO-2 keeps them there in fp32 alone
         optimizer = update = 0
-        gradients = gradients if stage < 2 else 0
+        gradients = gradients if stage < 2 or (stage == 2 and read_in_place) else 0  # it adds up in fp32 on the GPU
     elif stage == 3:
         update = min(update, FP32 * spread.sub_group)
     if spread.offload_parameters:

@@ -39,6 +39,22 @@ def test_model_states_by_hand():
     assert summed == States(parameters=6000, gradients=8000, optimizer=6000, update=0, buffers=20, host=0)
 
 
+@pytest.mark.parametrize(
+    ("stage", "offload", "gradients", "update", "host"),
+    [
+        (2, False, 2000, 0, 0),  # one flat sum, which the optimizer reads
+        (2, True, 2000, 0, 8000),  # the sum stays on the GPU; moments, masters and the copy for CPU Adam do not
+        (3, False, 2000, 2000, 0),
+        (3, True, 0, 0, 10000),  # the sum too
+    ],
+)
+def test_sums_in_fp32_by_hand(stage, offload, gradients, update, host):
+    shapes = {"a.weight": (1000, 2), "b.weight": (500, 2)}
+    spread = Sharding(zero_stage=stage, ranks=4, fp32_gradients=True, offload_optimizer=offload)
+    states = model_states(shapes, spread, frozen={"b.weight"})
+    assert (states.gradients, states.update, states.host) == (gradients, update, host)
+
+
 @pytest.mark.parametrize("ranks", [1, 4, 64])
 @pytest.mark.parametrize("offload", [False, True])
 def test_zero_2_agrees_with_deepspeeds_estimate(ranks, offload):
@@ -97,7 +113,7 @@ def test_sharding_is_read_from_the_engines_own_file(tmp_path):
         bucket=500_000_000,
         live_parameters=7,
     )
-    assert sharding(Local(), ranks=1) == Sharding()
+    assert sharding(Local(), ranks=1) == Sharding(fp32_gradients=True)
 
 
 def test_the_peak_takes_activations_or_the_update_never_both():
