@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from deepspeed.ops.adam import DeepSpeedCPUAdam
 from deepspeed.utils import (
     safe_get_full_fp32_param,
     safe_get_full_optimizer_state,
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 
 from megas2s import dist
 
+COUNTED_UP = 2.0**-26  # below half the distance from 1 to the next smaller float32
 VALUE = "value"  # the fp32 weight itself, beside the optimizer's own keys
 
 
@@ -46,6 +48,8 @@ def prepare(engine: Any, moments: tuple[str, ...], step: float) -> None:
         else:
             counted = int(step)  # CPU Adam counts in a Python integer
         optimizer.state[flat] = {"step": counted, **{kind: torch.zeros_like(flat) for kind in moments}}
+    if isinstance(optimizer, DeepSpeedCPUAdam):
+        _count_up(optimizer, int(step))
     link(engine)
 
 
@@ -109,6 +113,22 @@ def _optimizer_tensors(engine: Any) -> list[Tensor]:
     if flat_zero3 is not None:  # the inner optimizer's own groups are empty between steps
         return list(flat_zero3)
     return [tensor for group in basic_optimizer(engine).param_groups for tensor in group["params"]]
+
+
+def _count_up(optimizer: DeepSpeedCPUAdam, step: int) -> None:
+    """Let CPU Adam's compiled half count from 1 to `step`, as it did in the run that is resumed.
+
+    It keeps beta^t as a product in float32 that grows step by step; begun anew it would take pow(beta, t), and the
+    first update would differ in its last bit. Where 1 - beta^t has become 1, the difference is nothing.
+    """
+    beta1, beta2 = optimizer.param_groups[0]["betas"]
+    if max(beta1, beta2) ** step < COUNTED_UP:
+        return
+    nothing = [torch.zeros(1) for _ in range(4)]
+    for number in range(1, step + 1):
+        optimizer.ds_opt_adam.adam_update(
+            optimizer.opt_id, number, 0.0, beta1, beta2, optimizer.param_groups[0]["eps"], 0.0, True, *nothing
+        )
 
 
 def _masters(engine: Any) -> dict[int, Tensor]:

@@ -26,7 +26,7 @@ from megas2s.models.transformer import build
 from megas2s.rng import torch_seed
 from megas2s.train.samples import reconstructions
 
-STEPS, RESUME_AT, ROWS, MICRO_BATCH = 20, 7, 8, 2
+STEPS, RESUME_AT, ROWS, MICRO_BATCH = 20, 8, 8, 2
 CONFIG = ModelConfig(
     vocab_size=256,
     hidden_size=32,

@@ -47,11 +47,12 @@ def shipped(name: str, folder: Path) -> Path:
     """A copy of a file in ds_configs: ZeRO-3 gathers tensors of every size, and a disk means `folder`."""
     config = files.read_json(ROOT / "ds_configs" / f"{name}.json")
     knobs = config["zero_optimization"]
-    on_disk = [part for part in knobs.values() if isinstance(part, dict) and part["device"] == "nvme"]
-    for part in on_disk:
-        part["nvme_path"] = str(folder / "nvme")
-    if knobs["stage"] == 3 and not on_disk:  # reading each small tensor from a disk takes minutes
+    if knobs["stage"] == 3:
         knobs["stage3_param_persistence_threshold"] = 0
+    for part in (part for part in knobs.values() if isinstance(part, dict) and part["device"] == "nvme"):
+        part["nvme_path"] = str(folder / "nvme")
+    if name == "zero3_nvme":
+        knobs["offload_param"]["buffer_size"] = 1 << 20  # elements; the default is gigabytes of memory for each engine
     files.write_json(folder / f"{name}.json", config)
     return folder / f"{name}.json"
 
