@@ -55,6 +55,14 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def read_record(path: Path) -> Any:
+    """The value in a JSON file that only informs; raises BadCheckpoint where it is damaged."""
+    try:
+        return read_json(path)
+    except ValueError:
+        raise BadCheckpoint(f"{path} is damaged; restore it from a copy, or remove it") from None
+
+
 def hash_file(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal, read in blocks."""
     digest = hashlib.sha256()

@@ -218,7 +218,7 @@ def _provenance(facts: Facts) -> str:
     rows = [(what, f"`{value}`") for what, value in facts.hashes.items()]
     run = facts.source.run
     if run is not None and (run / LAUNCHES).is_file():
-        launch = files.read_json(run / LAUNCHES)[-1]
+        launch = files.read_record(run / LAUNCHES)[-1]
         packages = launch.get("packages", {})
         rows.append(("code revision", f"`{launch.get('git', 'unknown')}`"))
         rows += [(name, str(packages[name])) for name in ("torch", "deepspeed") if name in packages]

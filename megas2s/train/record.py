@@ -61,7 +61,7 @@ def append(run: Path, seed: int) -> None:
     if not dist.is_main():
         return
     path = run / "run.json"
-    launches = files.read_json(path) if path.exists() else []
+    launches = files.read_record(path) if path.exists() else []
     files.write_json(path, [*launches, describe(seed, hosts)])
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from megas2s import files
-from megas2s.errors import DiskTrouble
+from megas2s.errors import BadCheckpoint, DiskTrouble
 from megas2s.train import record
 
 
@@ -50,6 +50,13 @@ def test_every_launch_is_added_to_the_record(tmp_path, monkeypatch):
     assert launches[0]["seed"] == 3
     assert launches[0]["packages"]["torch"].startswith("2.")
     assert "visible" not in (tmp_path / "run.json").read_text()
+
+
+def test_a_damaged_record_is_named_before_another_launch_is_added(tmp_path):
+    (tmp_path / "run.json").write_text('[{"git":')
+    with pytest.raises(BadCheckpoint, match=r"run\.json is damaged; restore it from a copy, or remove it"):
+        record.append(tmp_path, seed=1)
+    assert (tmp_path / "run.json").read_text() == '[{"git":'
 
 
 def test_a_rank_writes_its_own_log(tmp_path, loggers, monkeypatch, capsys):
