@@ -9,6 +9,7 @@ variant). Engines are built one after another in one process.
 import dataclasses
 import gc
 import hashlib
+import os
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -203,6 +204,7 @@ def train(
         "given": [int(text) for text in dist.gather_texts(str(len(last)))],
         "encoder": dist.gather_texts(str(sorted(watch.seen))),
         "hosts": dist.gather_texts(f"rank {dist.place().rank} é"),
+        "shared_memory": [path.name for path in Path("/dev/shm").glob(f"*_{os.environ.get('MASTER_PORT')}_*")],
         "hash": hashlib.sha256(b"".join(last[name].cpu().numpy().tobytes() for name in sorted(last))).hexdigest(),
     }
     engine.close()

@@ -154,6 +154,11 @@ def test_every_rank_s_text_is_gathered_in_order(results: Results):
     assert results("local", "fp32", "plain")["hosts"] == ["rank 0 é"]
 
 
+@pytest.mark.parametrize("engine", ZERO)
+def test_no_shared_memory_keeps_its_name_once_all_ranks_have_it(results: Results, engine: str):
+    assert results(engine, "fp32", "plain")["shared_memory"] == []
+
+
 @pytest.fixture(scope="module")
 def offloaded(tmp_path_factory: pytest.TempPathFactory, ranks) -> Callable[[str, str], dict]:
     """Offload to host memory and to NVMe: CPU Adam, whose first use compiles it."""
