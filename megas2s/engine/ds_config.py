@@ -27,6 +27,7 @@ OWNED = {
     "amp": "precision",
     "torch_autocast": "precision",
     "steps_per_print": "log.every",
+    "zero_allow_untested_optimizer": "optimizer",
     "activation_checkpointing": "activation_checkpointing",
     "compile": "compile",
 }
@@ -64,6 +65,7 @@ KNOBS = (
     "wall_clock_breakdown",
     "zero_force_ds_cpu_optimizer",
 )
+DTYPES = ("fp32", "fp16", "bf16")  # of grad_accum_dtype; DeepSpeed takes other spellings that a plan does not read
 SIZES = ("reduce_bucket_size", "stage3_max_live_parameters", "sub_group_size")  # read by a plan
 
 
@@ -80,6 +82,7 @@ def read_ds_config(path: str, *, precision: str = "bf16") -> dict[str, Any]:
     if not isinstance(knobs, dict):
         raise BadConfig(f"{path} must hold one JSON object, found {type(knobs).__name__}")
     _check_keys(path, knobs)
+    _check_sums(path, knobs.get("data_types", {}).get("grad_accum_dtype"))
     _check_zero(path, knobs.get("zero_optimization", {}))
     if "pipeline" in knobs and zero_stage(knobs) >= 2:
         raise BadConfig(
@@ -135,6 +138,11 @@ def _check_keys(path: str, knobs: dict[str, Any]) -> None:
             for inner in value:
                 if inner not in known:
                     raise BadConfig(f"{path}: {key}.{inner}: unknown key; {nearest(inner, known)}")
+
+
+def _check_sums(path: str, dtype: object) -> None:
+    if dtype is not None and dtype not in DTYPES:
+        raise BadConfig(f"{path}: data_types.grad_accum_dtype is one of {', '.join(DTYPES)}, found {dtype!r}")
 
 
 def _check_zero(path: str, zero: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -61,6 +62,11 @@ def test_every_shipped_file_is_read_as_the_stage_in_its_name():
             {"zero_optimization": {"reduce_bucket_size": "auto"}},
             "zero_optimization.reduce_bucket_size is a number of elements, found 'auto'",
         ),
+        ({"data_types": {"grad_accum_dtype": "fp31"}}, "data_types.grad_accum_dtype is one of fp32, fp16, bf16, found"),
+        (
+            {"zero_allow_untested_optimizer": True},
+            "_untested_optimizer' is stated by the recipe (optimizer)",
+        ),
         ([], "must hold one JSON object, found list"),
     ],
 )
@@ -77,11 +83,16 @@ def test_a_folder_is_no_file_of_knobs(tmp_path: Path):
 
 
 def test_the_knobs_are_deepspeed_s_own():
+    from deepspeed.runtime import constants as runtime_constants
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
     theirs = {field.alias or name for name, field in DeepSpeedZeroConfig.model_fields.items()}
     assert set(GROUPS["zero_optimization"].split()) <= theirs
-    assert set(GROUPS) < set(KNOBS)
+    read = Path(inspect.getfile(runtime_constants)).parent
+    sources = [read / "constants.py", read / "config.py", read / "swap_tensor" / "constants.py"]
+    written = " ".join(path.read_text(encoding="utf-8") for path in [*sources, *read.parent.glob("*/constants.py")])
+    for name in (*KNOBS, *GROUPS["aio"].split(), *GROUPS["data_types"].split()):
+        assert f'"{name}"' in written, name
 
 
 @pytest.mark.parametrize(
