@@ -55,12 +55,15 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def read_record(path: Path) -> Any:
-    """The value in a JSON file that only informs; raises BadCheckpoint where it is damaged."""
+def read_record(path: Path) -> list[Any]:
+    """The list in a JSON file that only informs; raises BadCheckpoint where it is damaged."""
     try:
-        return read_json(path)
+        entries = read_json(path)
     except ValueError:
-        raise BadCheckpoint(f"{path} is damaged; restore it from a copy, or remove it") from None
+        entries = None
+    if not isinstance(entries, list) or not entries:
+        raise BadCheckpoint(f"{path} is damaged; restore it from a copy, or remove it")
+    return entries
 
 
 def hash_file(path: Path) -> str:
@@ -179,7 +182,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError):
         whole = False
     if not whole:
-        raise BadCheckpoint(f"{folder / MANIFEST} is damaged; remove {folder} or restore it from a copy")
+        raise BadCheckpoint(f"{folder / MANIFEST} is damaged; restore it from a copy, or remove {folder}")
     return manifest
 
 
@@ -211,7 +214,7 @@ def lack_of_room(path: Path, needed: float) -> str:
     if free >= needed:
         return ""
     return (
-        f"no room to write {path}: it takes about {needed / 1e9:.3g} GB, {free / 1e9:.3g} GB are free; "
+        f"no room to write {path}: {needed / 1e9:.3g} GB are asked for, {free / 1e9:.3g} GB are free; "
         "free some space and start again"
     )
 

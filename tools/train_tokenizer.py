@@ -97,6 +97,7 @@ def reusable(output: Path, record: dict[str, object], *, overwrite: bool) -> boo
     from megas2s.errors import BadConfig
     from megas2s.tokenizer.load import Tokenizer
 
+    files.settle(output)
     if not files.is_published(output) or overwrite:
         return False
     found = files.read_manifest(output)

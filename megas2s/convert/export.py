@@ -84,6 +84,9 @@ def export(
 
 def require_replaceable(out: Path, *, kind: str = KIND) -> dict[str, Any]:
     """The manifest of what is at `out` and may be replaced, empty where nothing is; refuses what is not of `kind`."""
+    files.settle(out)
+    if out.is_symlink():
+        raise BadConfig(f"{out} is a link, which cannot be replaced in one step; name the folder it leads to")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return {}
     manifest = files.read_manifest(out) if files.is_published(out) else {}

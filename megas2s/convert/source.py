@@ -140,7 +140,7 @@ def check_vocabulary(stored: Stored, folder: Path, config: ModelConfig) -> None:
 
 def hashes(source: Source, reader: WeightsReader, tokenizer: Stored) -> dict[str, str]:
     """What an export is made of, by its SHA-256: weights, tokenizer and recipe; the corpus by its digest."""
-    manifest = files.read_json(source.published / files.MANIFEST)["files"]
+    manifest = files.read_manifest(source.published)["files"]
     below = "" if source.folder == source.published else f"{WEIGHTS}/"
     listed = sorted(f"{name} {facts['sha256']}\n" for name, facts in manifest.items() if name.startswith(below))
     found = {"weights": hashlib.sha256("".join(listed).encode()).hexdigest(), "tokenizer": tokenizer.fingerprint}

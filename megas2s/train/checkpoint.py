@@ -193,10 +193,9 @@ def check_binding(saved: Saved, binding: Mapping[str, str]) -> None:
 def check_complete(stage_folder: Path, binding: Mapping[str, str]) -> None:
     """Refuse a complete stage that another recipe, corpus or tokenizer made: it would pass for this one's."""
     weights = stage_folder / WEIGHTS
-    try:
-        made: dict[str, str] = files.read_json(weights / files.MANIFEST)["binding"]
-    except (ValueError, KeyError, TypeError):
-        raise BadCheckpoint(f"{weights / files.MANIFEST} is damaged; restore it from a copy") from None
+    made = files.read_manifest(weights).get("binding")
+    if not isinstance(made, dict):
+        raise BadCheckpoint(f"{weights / files.MANIFEST} is damaged; restore it from a copy")
     _refuse_other(weights, made, binding)
 
 
@@ -220,7 +219,8 @@ def _begin(folder: Path, size: Callable[[], int]) -> None:
     """Rank 0 clears what an interrupted save left and looks whether there is room; all ranks hear what it found."""
     lack = ""
     if dist.is_main():
-        shutil.rmtree(files.temporary_folder(folder), ignore_errors=True)
+        for left in folder.parent.glob(f"{files.TEMPORARY}*"):
+            shutil.rmtree(left, ignore_errors=True)
         lack = files.lack_of_room(folder, ROOM * size())
     if said := agree.told(lack):
         raise DiskTrouble(said)

@@ -68,7 +68,7 @@ def test_an_export_whose_manifest_is_damaged_is_named_and_stays(tmp_path, small,
     reader = write_weights(small(), tmp_path / "weights")
     export(reader, stored, tmp_path / "out", check=False)
     (tmp_path / "out" / files.MANIFEST).write_text('{"kind": "hugging face ex')
-    with pytest.raises(BadCheckpoint, match=r"out/MANIFEST\.json is damaged; remove .*out or restore it"):
+    with pytest.raises(BadCheckpoint, match=r"out/MANIFEST\.json is damaged; restore it from a copy, or remove .*out"):
         export(reader, stored, tmp_path / "out", check=False)
     assert (tmp_path / "out" / "model.safetensors").is_file()
 

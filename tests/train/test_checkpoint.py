@@ -3,70 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 
 import pytest
 import torch
 
-from megas2s import dist, files
-from megas2s.engine.base import MOMENTS, Setup
-from megas2s.engine.local import LocalEngine
-from megas2s.engine.optim import AdamW
-from megas2s.errors import BadCheckpoint, DiskTrouble
-from megas2s.models.config import ModelConfig
-from megas2s.models.freezing import freeze
-from megas2s.models.transformer import build
-from megas2s.objectives.mlm import MLM
+from megas2s import files
+from megas2s.engine.base import MOMENTS
+from megas2s.errors import BadCheckpoint
 from megas2s.train import checkpoint, record
 from megas2s.train.state import TrainState
 
-CONFIG = ModelConfig(vocab_size=32, hidden_size=8, num_heads=2, ffn_size=8, num_encoder_layers=1, max_positions=8)
-BINDING = {"seed": "17", "stage.schedule.lr": "0.001"}
-
-
-@pytest.fixture
-def make_engine():
-    """A tiny engine whose moments are told apart from each other and from the weights."""
-
-    def make(*frozen: str) -> LocalEngine:
-        def construct():
-            model = build(CONFIG)
-            freeze(model, frozen)
-            return model
-
-        setup = Setup(
-            build=construct,
-            initial=lambda name: None,
-            losses=MLM(),
-            optimizer=AdamW(),
-            precision="fp32",
-            micro_batch=1,
-            micro_batches=1,
-            languages=1,
-            init_seed=1,
-            dropout_seed=lambda step, index, rank: 0,
-        )
-        engine = LocalEngine(setup)
-        shapes = {name: tensor.shape for name, tensor in engine.values()}
-        engine.load_moments(
-            lambda kind, name: torch.full(shapes[name], len(name) + MOMENTS.index(kind) / 2), {"optimizer_step": 6.0}
-        )
-        return engine
-
-    return make
-
-
-@pytest.fixture
-def save(make_engine, tmp_path):
-    """Save a checkpoint of a step in the stage's folder `tmp_path`; gives its folder."""
-
-    def at(step: int, engine: LocalEngine | None = None):
-        folder = checkpoint.step_folder(tmp_path, step)
-        state = TrainState(step=step, tokens=10 * step, skipped=1)
-        checkpoint.save(folder, engine or make_engine(), state, CONFIG, {"stage": "mlm"}, binding=BINDING)
-        return folder
-
-    return at
+from .tiny import BINDING, CONFIG
 
 
 def steps(stage_folder):
@@ -146,76 +93,6 @@ def test_git_is_asked_once_however_often_a_run_saves(save, monkeypatch):
         record.git_revision.cache_clear()
     assert revisions == {"0123abc-dirty"}
     assert [arguments[0] for arguments in asked] == ["rev-parse", "status"]
-
-
-def bytes_of(folder):
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name != files.MANIFEST)
-
-
-@pytest.fixture
-def free(monkeypatch):
-    """`free(bytes)`: so many are free on the disk."""
-    whole = shutil.disk_usage("/")
-
-    def only(number: float) -> None:
-        monkeypatch.setattr(shutil, "disk_usage", lambda folder: whole._replace(free=int(number)))
-
-    return only
-
-
-def test_a_disk_without_room_for_another_one_is_refused_before_anything_is_written(save, free, tmp_path):
-    size = bytes_of(save(2))
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    free(1.2 * size - 1)
-    folder = checkpoint.step_folder(tmp_path, 4)
-    sentence = (
-        rf"no room to write {folder}: it takes about \d\S* GB, \d\S* GB are free; free some space and start again"
-    )
-    with pytest.raises(DiskTrouble, match=sentence):
-        save(4)
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
-    assert checkpoint.newest(tmp_path).state.step == 2
-    free(1.2 * size + 1)
-    save(4)
-
-
-@pytest.mark.parametrize("frozen", [(), ("encoder.*",)])
-def test_room_for_the_first_one_is_asked_for_by_the_size_of_its_tensors(save, make_engine, free, tmp_path, frozen):
-    engine = make_engine(*frozen)
-    tensors = [tensor for _, tensor in (*engine.values(), *engine.moments())]
-    size = sum(tensor.nbytes for tensor in tensors)
-    assert {tensor.dtype for tensor in tensors} == {torch.float32}
-    free(1.2 * size - 1)
-    with pytest.raises(DiskTrouble, match="no room to write"):
-        save(2, engine)
-    assert not list(tmp_path.iterdir())
-    free(1.2 * size + 1)
-    (save(2, engine) / files.MANIFEST).write_text("{}")  # a damaged one says nothing of sizes
-    free(1.2 * size - 1)
-    with pytest.raises(DiskTrouble, match="no room to write"):
-        save(4, engine)
-
-
-def test_room_for_the_last_weights_is_asked_for_by_theirs(make_engine, free, tmp_path):
-    engine, state = make_engine(), TrainState(step=6, tokens=60)
-    size = sum(tensor.nbytes for _, tensor in engine.values())
-    free(1.2 * size - 1)
-    with pytest.raises(DiskTrouble, match=f"no room to write {tmp_path / 'weights'}"):
-        checkpoint.save_final(tmp_path, engine, state, CONFIG, {}, binding=BINDING)
-    assert not list(tmp_path.iterdir())
-    free(1.2 * size + 1)
-    checkpoint.save_final(tmp_path, engine, state, CONFIG, {}, binding=BINDING)
-
-
-def test_what_rank_0_finds_of_the_disk_is_said_on_every_rank(save, free, monkeypatch, tmp_path):
-    monkeypatch.setenv("RANK", "1")
-    free(0)  # of another host's view of the disk
-    said = ["", "no room to write it"]
-    monkeypatch.setattr(dist, "gather_texts", lambda text, *, longest=256: [said.pop(), text])
-    with pytest.raises(DiskTrouble, match=r"^no room to write it$"):
-        save(2)
-    save(4)
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_checkpoint_without_its_manifest_does_not_count(save, tmp_path, caplog):

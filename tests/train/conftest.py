@@ -1,0 +1,62 @@
+"""Engines and checkpoints of a tiny model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from megas2s.engine.base import MOMENTS, Setup
+from megas2s.engine.local import LocalEngine
+from megas2s.engine.optim import AdamW
+from megas2s.models.freezing import freeze
+from megas2s.models.transformer import build
+from megas2s.objectives.mlm import MLM
+from megas2s.train import checkpoint
+from megas2s.train.state import TrainState
+
+from .tiny import BINDING, CONFIG
+
+
+@pytest.fixture
+def make_engine():
+    """A tiny engine whose moments are told apart from each other and from the weights."""
+
+    def make(*frozen: str) -> LocalEngine:
+        def construct():
+            model = build(CONFIG)
+            freeze(model, frozen)
+            return model
+
+        setup = Setup(
+            build=construct,
+            initial=lambda name: None,
+            losses=MLM(),
+            optimizer=AdamW(),
+            precision="fp32",
+            micro_batch=1,
+            micro_batches=1,
+            languages=1,
+            init_seed=1,
+            dropout_seed=lambda step, index, rank: 0,
+        )
+        engine = LocalEngine(setup)
+        shapes = {name: tensor.shape for name, tensor in engine.values()}
+        engine.load_moments(
+            lambda kind, name: torch.full(shapes[name], len(name) + MOMENTS.index(kind) / 2), {"optimizer_step": 6.0}
+        )
+        return engine
+
+    return make
+
+
+@pytest.fixture
+def save(make_engine, tmp_path):
+    """Save a checkpoint of a step in the stage's folder `tmp_path`; gives its folder."""
+
+    def at(step: int, engine: LocalEngine | None = None):
+        folder = checkpoint.step_folder(tmp_path, step)
+        state = TrainState(step=step, tokens=10 * step, skipped=1)
+        checkpoint.save(folder, engine or make_engine(), state, CONFIG, {"stage": "mlm"}, binding=BINDING)
+        return folder
+
+    return at
