@@ -54,7 +54,7 @@ class ModelChoice:
             for field in dataclasses.fields(self)
             if field.name != "preset" and getattr(self, field.name) is not None
         }
-        rows = self.vocab_size or vocab_size
+        rows = vocab_size if self.vocab_size is None else self.vocab_size
         if rows < vocab_size:
             raise BadConfig(
                 f"model: vocab_size is {rows}, but the tokenizer has {vocab_size} ids; give it that many or more"

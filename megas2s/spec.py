@@ -36,7 +36,7 @@ def read_yaml(text: str, *, source: str) -> Any:
     """The plain data in a YAML text; raises BadConfig, also for a key stated twice, of which the last would win."""
     try:
         return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError is a number or a date that cannot be
         reason = " ".join(str(error).replace('"<unicode string>", ', "").split())
         raise BadConfig(f"{source} is not valid YAML: {reason}") from None
 

@@ -53,6 +53,7 @@ def test_an_override_is_for_its_own_stage_though_others_share_the_anchor():
     [
         ("stages.mlm.objective.mask_prob=0.2", "did you mean 'mask_probability'"),
         ("sede=3", "did you mean 'seed'"),
+        ("seed=2026-99-99", "the value is not valid YAML: month must be in 1..12"),
         ("stages.mlm.objective.name=mml", "stages.0.objective"),
         ("stages.mlm.steps=many", "stages.0.steps"),
         ("stages.mlm.batch_tokens=1000", "not a multiple of the row length 128"),

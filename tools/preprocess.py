@@ -98,19 +98,18 @@ def main() -> int:
 
 def sources(given: argparse.Namespace) -> list:
     """The flags, and the YAML file where there is one, as Inputs."""
-    import yaml
-
     from megas2s.data.inputs import Inputs
     from megas2s.errors import BadConfig
-    from megas2s.spec import parse
+    from megas2s.spec import parse, read_yaml
 
     reading = {**flags.reading(given), "source": given.source}
     found = []
     if given.inputs is not None:
         try:
-            listed = yaml.safe_load(given.inputs.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise BadConfig(f"{given.inputs} cannot be read: {' '.join(str(error).split())}") from None
+            text = given.inputs.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise BadConfig(f"{given.inputs} cannot be read: {error}") from None
+        listed = read_yaml(text, source=str(given.inputs))
         found += parse(list[Inputs], listed, source=str(given.inputs))
     if given.input:
         found.append(parse(Inputs, {**reading, "paths": given.input}, source="flags"))
