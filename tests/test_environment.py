@@ -26,6 +26,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def executable(path: Path, commands: str) -> None:
+    path.parent.mkdir(exist_ok=True)
     path.write_text(f"#!/bin/sh\n{commands}")
     path.chmod(0o755)
 
@@ -54,6 +55,16 @@ def installed(checkout: Path, *, code: int) -> tuple[int, bool, int]:
 def test_a_failed_installation_stops_the_caller_and_is_tried_again(checkout: Path):
     assert installed(checkout, code=1) == (1, False, 1)
     assert installed(checkout, code=1) == (1, False, 2)
+
+
+def test_an_environment_that_was_never_finished_is_made_again(checkout: Path):
+    (checkout / ".venv" / "bin" / "activate").unlink()
+    maker = f'mkdir -p "$3/bin" && echo PATH="{checkout}/.venv/bin:$PATH" > "$3/bin/activate"\n'
+    executable(checkout / "maker" / "python3", f'case "$1 $2" in "-m venv") {maker};; esac\n')
+    (checkout / "code").write_text("0")
+    result = source(checkout, PATH=f"{checkout}/maker:{os.environ['PATH']}")
+    assert "making the environment in .venv" in result.stdout
+    assert "goes on" in result.stdout
 
 
 def test_a_finished_installation_is_taken_as_it_is_until_pyproject_changes(checkout: Path):
