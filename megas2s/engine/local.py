@@ -1,7 +1,7 @@
 """Plain PyTorch on one device: the reference that the other engines are tested against.
 
 In bf16 the model computes in bfloat16, and the optimizer keeps fp32 master weights and sums micro-batches in fp32, as
-DeepSpeed does with the shipped files; fp16 would need a loss scale and is refused.
+DeepSpeed does with most of the shipped files; fp16 would need a loss scale and is refused.
 """
 
 from __future__ import annotations

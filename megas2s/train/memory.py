@@ -5,11 +5,12 @@ P parameters, of which T train; e bytes per element (2 in bf16 and fp16, 4 in fp
     parameters   e P                                                         ZeRO-3: e P / N, and gathered ones
     gradients    e T (4 T where they are summed in fp32)                     ZeRO-2, 3: / N
     optimizer    12 T: fp32 weight and two moments                           ZeRO-1, 2, 3: / N
-    update       4 T: the fp32 gradients that the optimizer reads            likewise
+    update       4 T: the fp32 gradients that the optimizer reads            likewise; 0 where it reads the sum in place
 
-This is what DeepSpeed 0.19 allocates by its source, and for ZeRO-2 its own estimate, 2 P + 18 P / N; its estimate for
-ZeRO-3 leaves out the low-precision gradients, 2 P / N. The update's share exists while no activations do, so the peak
-takes the larger of the two. Offloaded states are counted as host memory per rank, pinned copies and NVMe buffers aside.
+This is what DeepSpeed 0.19 allocates by its source, and for ZeRO-2 with sums in bf16 its own estimate, 2 P + 18 P / N;
+its estimate for ZeRO-3 leaves out the low-precision gradients, 2 P / N. The update's share exists while no activations
+do, so the peak takes the larger of the two. Offloaded states are counted as host memory per rank, pinned copies and
+NVMe buffers aside.
 
 Activations, per token and layer in elements: 8 D + 2 F in an encoder layer (inputs of two norms and of three groups
 of matrices, queries, keys, values, mixture, both sides of the activation) and 12 D + 2 F in a decoder layer, with

@@ -19,7 +19,7 @@ from megas2s.tokenizer.load import Tokenizer
 from megas2s.tokenizer.vocab import Vocabulary
 from megas2s.train.assemble import units
 
-COLUMNS, MASKED, ROWS = 127, 19, 16  # of a window; of its tokens; of each language
+COLUMNS, MASKED, ROWS = 127, 19, 16  # of a window; of its tokens; of each language and source
 
 
 def windows(corpus: Corpus) -> list[np.ndarray]:
@@ -31,7 +31,7 @@ def windows(corpus: Corpus) -> list[np.ndarray]:
 
 
 def masked_loss(model: torch.nn.Module, groups: list[np.ndarray], vocabulary: Vocabulary, *, shuffled: bool) -> float:
-    """Mean loss at MASKED masks a row, over languages; `shuffled` mixes the tokens of each row first."""
+    """Mean loss at MASKED masks a row, over languages and sources; `shuffled` mixes the tokens of each row first."""
     rng, losses = np.random.default_rng(0), []
     for group in groups:
         tokens = rng.permuted(group, axis=1) if shuffled else group
