@@ -26,6 +26,8 @@ environment() {
   fi
   # shellcheck disable=SC1091
   . "$venv/bin/activate"
+  # What DeepSpeed compiles is compiled anew for each environment; in a folder of their own two do not undo each other's.
+  export TORCH_EXTENSIONS_DIR=${TORCH_EXTENSIONS_DIR:-$VIRTUAL_ENV/torch_extensions}
   stamp=$(sha256sum pyproject.toml | cut -d' ' -f1)
   if [ "$(cat "$venv/.megas2s" 2>/dev/null)" != "$stamp" ]; then
     command -v g++ >/dev/null || {

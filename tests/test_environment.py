@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+PLACES = ("MEGAS2S_VENV", "TORCH_EXTENSIONS_DIR")
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def checkout(tmp_path: Path) -> Path:
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     scripts = tmp_path / ".venv" / "bin"
     scripts.mkdir(parents=True)
-    (scripts / "activate").write_text(f'PATH="{scripts}:$PATH"\n')
+    (scripts / "activate").write_text(f'VIRTUAL_ENV="{scripts.parent}"\nPATH="{scripts}:$PATH"\n')
     executable(scripts / "pip", f'echo "$@" >> "{tmp_path}/calls"\nexit $(cat "{tmp_path}/code")\n')
     return tmp_path
 
@@ -81,3 +82,15 @@ def test_an_active_environment_without_the_package_is_refused(checkout: Path):
     assert result.returncode == 2
     assert "error: megas2s is not installed in the active environment" in result.stderr
     assert "goes on" not in result.stdout
+
+
+def test_each_environment_compiles_into_a_folder_of_its_own_unless_told_where(checkout: Path):
+    (checkout / "code").write_text("0")
+    script = ". launch/environment.sh; echo $TORCH_EXTENSIONS_DIR"
+    for given, expected in ((None, str(checkout / ".venv" / "torch_extensions")), ("elsewhere", "elsewhere")):
+        around = {name: value for name, value in os.environ.items() if name not in PLACES}
+        around |= {} if given is None else {"TORCH_EXTENSIONS_DIR": given}
+        done = subprocess.run(
+            ["bash", "-euc", script], cwd=checkout, env=around, capture_output=True, text=True, timeout=60
+        )
+        assert done.stdout.strip() == expected, done.stderr

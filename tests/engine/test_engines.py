@@ -34,7 +34,7 @@ def results(tmp_path_factory: pytest.TempPathFactory, script, ranks) -> Results:
             run = (
                 script(PROGRAM, folder, "local", precision, timeout=300)
                 if engine == "local"
-                else ranks(2, PROGRAM, folder, configs, precision, timeout=500)
+                else ranks(2, PROGRAM, folder, configs, precision, timeout=900)
             )
             assert run.returncode == 0, run.stdout[-4000:]
             done.add(kind)
@@ -57,7 +57,7 @@ def shipped(name: str, folder: Path) -> Path:
     return folder / f"{name}.json"
 
 
-pytestmark = [pytest.mark.slow, pytest.mark.ranks, pytest.mark.timeout(700)]
+pytestmark = [pytest.mark.slow, pytest.mark.ranks, pytest.mark.timeout(1000)]
 
 
 @pytest.mark.parametrize("engine", ZERO)
@@ -168,7 +168,7 @@ def offloaded(tmp_path_factory: pytest.TempPathFactory, ranks) -> Callable[[str,
     def result(engine: str, variant: str) -> dict:
         if engine not in done:
             brief = ["brief", "brief_resumed"] if engine == "zero3_nvme" else ["plain", "resumed"]
-            run = ranks(2, PROGRAM, folder, shipped(engine, folder), "fp32", *brief, timeout=500)
+            run = ranks(2, PROGRAM, folder, shipped(engine, folder), "fp32", *brief, timeout=900)
             assert run.returncode == 0, run.stdout[-4000:]
             done.add(engine)
         return files.read_json(folder / f"{engine}-fp32-{variant}.json")
@@ -228,7 +228,7 @@ def fp16(tmp_path_factory: pytest.TempPathFactory, ranks) -> Callable[[str, str]
     """ZeRO-1 to 3 in fp16, in one launch."""
     folder = tmp_path_factory.mktemp("fp16")
     configs = ",".join(str(ROOT / "ds_configs" / f"{name}.json") for name in ZERO[1:])
-    run = ranks(2, PROGRAM, folder, configs, "fp16", "plain", "resumed", timeout=500)
+    run = ranks(2, PROGRAM, folder, configs, "fp16", "plain", "resumed", timeout=900)
     assert run.returncode == 0, run.stdout[-4000:]
     return lambda engine, variant: files.read_json(folder / f"{engine}-fp16-{variant}.json")
 
