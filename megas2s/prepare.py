@@ -10,7 +10,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -21,8 +21,9 @@ from megas2s.engine import check_engine
 from megas2s.errors import BadConfig, BadData, Refusal
 from megas2s.models.config import ModelConfig, Tying
 from megas2s.models.freezing import count_by_part
+from megas2s.models.handoff import Origin, hand_off, start_from
 from megas2s.models.parameters import parameter_shapes
-from megas2s.models.weights import WeightsReader, hand_off, open_weights, start_from
+from megas2s.models.weights import WeightsReader, open_weights
 from megas2s.recipe import Recipe
 from megas2s.spec import plain
 from megas2s.tokenizer.load import Tokenizer
@@ -64,12 +65,12 @@ def open_corpus(recipe: Recipe) -> tuple[Corpus, Tokenizer]:
 def prepare(recipe: Recipe, stage: Stage, corpus: Corpus, vocabulary: Vocabulary, *, world_size: int) -> Prepared:
     """Check everything about a stage that can be checked without building its model."""
     config = model_config(recipe, stage, vocabulary)
-    data = stage_data(stage, corpus, vocabulary, recipe.sampling, seed=recipe.seed)
+    data = stage_data(stage, corpus, vocabulary, recipe.sampling, seed=recipe.seed, decoder_start=config.decoder_start)
     check_positions(stage, data.columns, config)
     with _named(stage):
         check_engine(stage.engine, precision=stage.precision)
-        # What is trained shall be exported: a shape that no family of transformers has is refused by that family here.
-        family_of("seq2seq" if config.is_seq2seq else "encoder").settings(config, vocabulary)
+        # What is trained shall be exported: a shape that no family of transformers has is refused here.
+        family_of(config, "seq2seq" if config.is_seq2seq else "encoder", vocabulary)
         check_start(recipe, stage, config, corpus, vocabulary)
     return Prepared(stage, config, stage_frozen(stage, config), data, stage.micro_batch_rows(world_size))
 
@@ -91,8 +92,10 @@ def tying(recipe: Recipe, stage: Stage) -> Tying:
     """Which embedding matrices are one in a stage: as it says, else as in what it starts from, else all."""
     if stage.decoder is not None:
         return stage.decoder.tying
-    if stage.objective.architecture == "encoder" or stage.init is None:
+    if stage.objective.architecture == "encoder":
         return "tied"
+    if stage.init is None:
+        return recipe.model.tying
     before: Callable[[], Tying]
     if stage.init in [other.name for other in recipe.stages]:
         earlier = recipe.stage(stage.init)
@@ -118,7 +121,7 @@ def check_start(recipe: Recipe, stage: Stage, config: ModelConfig, corpus: Corpu
         reader = open_weights(Path(stage.init))
         _check_same_tokenizer(reader, corpus)
         source = reader.config
-    start_from(source, config, part=stage.part, decoder_embeddings=_embeddings(stage))
+    start_from(source, config, part=stage.part, **_beginnings(stage))
 
 
 def _check_same_tokenizer(reader: WeightsReader, corpus: Corpus) -> None:
@@ -135,8 +138,11 @@ def _check_same_tokenizer(reader: WeightsReader, corpus: Corpus) -> None:
         )
 
 
-def _embeddings(stage: Stage) -> Literal["copied", "random"]:
-    return (stage.decoder.embeddings if stage.decoder is not None else None) or "copied"
+def _beginnings(stage: Stage) -> dict[str, Origin]:
+    """How a decoder begins, as `handoff` takes it."""
+    if stage.decoder is None:
+        return {}
+    return {"decoder_embeddings": stage.decoder.embeddings or "copied", "decoder_layers": stage.decoder.layers}
 
 
 @contextlib.contextmanager
@@ -159,7 +165,7 @@ def starting_weights(recipe: Recipe, prepared: Prepared) -> Callable[[str], Tens
     folder = start_folder(recipe, stage)
     if folder is None:
         return lambda name: None
-    return hand_off(open_weights(folder), prepared.config, part=stage.part, decoder_embeddings=_embeddings(stage))
+    return hand_off(open_weights(folder), prepared.config, part=stage.part, **_beginnings(stage))
 
 
 def bound(recipe: Recipe, prepared: Prepared, corpus: Corpus) -> dict[str, str]:

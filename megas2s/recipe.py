@@ -18,43 +18,76 @@ import yaml
 from megas2s.data.mixture import Sampling
 from megas2s.engine import Local
 from megas2s.errors import BadConfig
-from megas2s.models.config import ModelConfig, Tying
+from megas2s.models.config import Activation, FirstToken, ModelConfig, Tying
 from megas2s.models.presets import preset
+from megas2s.models.weights import open_weights
 from megas2s.spec import nearest, parse, plain, read_yaml, spec
 from megas2s.train.stage import Checkpoints, Log, Stage
 
 
 @spec
 class ModelChoice:
-    """The shape of the encoder and of the decoder that a stage may attach: a preset, single values replaced at will."""
+    """The shape of the encoder and of the decoder that a stage may attach: a preset, or the shape of weights that are
+    there, single values replaced at will. What the values mean, `models.config.ModelConfig` says."""
 
     preset: str | None = None
+    like: str | None = None  # a folder of weights, for example imported ones
+    vocab_size: int | None = None  # rows of the embedding table, where it has more than the tokenizer has ids
     hidden_size: int | None = None
     num_heads: int | None = None
+    head_size: int | None = None
     ffn_size: int | None = None
     num_encoder_layers: int | None = None
     num_decoder_layers: int | None = None
     max_positions: int | None = None
-    activation: Literal["gelu", "relu"] | None = None
+    embedding_size: int | None = None
+    segment_types: int | None = None
+    family: str | None = None
+    activation: Activation | None = None
+    gated: bool | None = None
+    biases: bool | None = None
+    norm: Literal["layer", "rms"] | None = None
+    norm_position: Literal["pre", "post"] | None = None
+    norm_epsilon: float | None = None
+    embed_norm: bool | None = None
+    positions: Literal["learned", "relative"] | None = None
+    relative_buckets: int | None = None
+    relative_max_distance: int | None = None
+    scale_embedding: bool | None = None
+    scale_attention: bool | None = None
+    scale_head: bool | None = None
+    decoder_start: FirstToken | None = None
     dropout: float | None = None
     attention_dropout: float | None = None
-    norm_epsilon: float | None = None
+    ffn_dropout: float | None = None
+    output_dropout: float | None = None
+    init: Literal["normal", "fan_in"] | None = None
     init_std: float | None = None
-    vocab_size: int | None = None  # rows of the embedding table, where it has more than the tokenizer has ids
 
     def __post_init__(self) -> None:
+        if self.preset is not None and self.like is not None:
+            raise ValueError("state either preset or like")
         if self.preset is not None:
             preset(self.preset, vocab_size=1)  # names the nearest one where there is none
+        if self.like is not None and not Path(self.like).is_dir():
+            raise ValueError(f"like: there is no folder {self.like}; give a folder of weights, or a preset")
+
+    @property
+    def tying(self) -> Tying:
+        """Which embedding matrices are one where no stage says so."""
+        base = self._base()
+        return "tied" if base is None else base.tying
 
     def config(self, *, vocab_size: int, pad_id: int, tying: Tying) -> ModelConfig:
         """The full shape, decoder included, for a vocabulary."""
-        values = dataclasses.asdict(preset(self.preset, vocab_size=vocab_size)) if self.preset else {}
+        base = self._base()
+        values = {} if base is None else dataclasses.asdict(base)
         values |= {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
-            if field.name != "preset" and getattr(self, field.name) is not None
+            if field.name not in ("preset", "like") and getattr(self, field.name) is not None
         }
-        rows = vocab_size if self.vocab_size is None else self.vocab_size
+        rows = self.vocab_size or (values["vocab_size"] if self.like is not None else vocab_size)
         if rows < vocab_size:
             raise BadConfig(
                 f"model: vocab_size is {rows}, but the tokenizer has {vocab_size} ids; give it that many or more"
@@ -62,6 +95,11 @@ class ModelChoice:
         values |= {"vocab_size": rows, "pad_id": pad_id, "tying": tying}
         config: ModelConfig = parse(ModelConfig, values, source="model")
         return config
+
+    def _base(self) -> ModelConfig | None:
+        if self.like is not None:
+            return open_weights(Path(self.like)).config
+        return None if self.preset is None else preset(self.preset, vocab_size=1)
 
 
 @spec

@@ -102,7 +102,8 @@ def test_an_encoder_decoder_that_could_not_be_exported_is_refused(local_recipe):
     local_recipe["model"]["norm_epsilon"] = 1e-12
     said = refusal(local_recipe, BadConfig)
     assert said.startswith(
-        "stage 'seq2seq_frozen': the model's norm_epsilon is 1e-12, and MBart's layer norms have 1e-05"
+        "stage 'seq2seq_frozen': no family of transformers is such a model, and what is trained is to be exported: "
+        "the model's norm_epsilon is 1e-12, and MBart has 1e-05 only"
     )
 
 

@@ -37,6 +37,7 @@ def main() -> int:
 
     from megas2s.data.corpus import Corpus
     from megas2s.errors import BadConfig
+    from megas2s.prepare import model_config
     from megas2s.recipe import dump_recipe, load_recipe
     from megas2s.spec import nearest
     from megas2s.tokenizer.load import Tokenizer
@@ -58,7 +59,10 @@ def main() -> int:
     corpus = Corpus.open(Path(recipe.corpus))
     tokenizer = Tokenizer.load(corpus.tokenizer_folder)
     check_tokenizer(corpus, tokenizer.vocabulary)
-    data = stage_data(stage, corpus, tokenizer.vocabulary, recipe.sampling, seed=recipe.seed)
+    config = model_config(recipe, stage, tokenizer.vocabulary)
+    data = stage_data(
+        stage, corpus, tokenizer.vocabulary, recipe.sampling, seed=recipe.seed, decoder_start=config.decoder_start
+    )
     first = asked.step * stage.rows
     if asked.dry_run:
         print(f"would show samples {first:,} to {first + asked.rows - 1:,} of stage {stage.name}")

@@ -1,7 +1,8 @@
 """Multi-head attention (Vaswani et al. 2017) through torch's fused kernels, and the masks it reads.
 
-A mask is boolean, True where a query may look, and broadcasts to (B, H, T, S). No mask at all is the fast path:
-full rows, and `causal` alone for a decoder, whose padding lies on the right where no real position looks.
+A mask is boolean, True where a query may look, or a float that is added to the scores, and broadcasts to
+(B, H, T, S). No mask at all is the fast path: full rows, and `causal` alone for a decoder, whose padding lies on the
+right where no real position looks.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from megas2s.models.init import fill_normal
 
 
 class Linear(nn.Linear):
-    """A linear map with normal weights and zero bias."""
+    """A linear map with normal weights and, where it has one, a zero bias."""
 
-    def __init__(self, inputs: int, outputs: int, *, init_std: float) -> None:
-        super().__init__(inputs, outputs)
+    def __init__(self, inputs: int, outputs: int, *, init_std: float, bias: bool = True) -> None:
+        super().__init__(inputs, outputs, bias=bias)
         fill_normal(self.weight, init_std)
-        nn.init.zeros_(self.bias)
+        if bias:
+            nn.init.zeros_(self.bias)
 
     def reset_parameters(self) -> None:
         """Leave the values to the constructor, which knows the deviation."""
@@ -34,13 +36,16 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        width = config.hidden_size
+        width, inner, bias = config.hidden_size, config.num_heads * config.head_width, config.biases
         self.num_heads = config.num_heads
+        self.scale = None if config.scale_attention else 1.0
         self.dropout = config.attention_dropout
-        self.q = Linear(width, width, init_std=config.init_std)
-        self.k = Linear(width, width, init_std=config.init_std)
-        self.v = Linear(width, width, init_std=config.init_std)
-        self.out = Linear(width, width, init_std=config.init_std)
+        # Where scores are not scaled, the queries' weights begin smaller by as much (Mesh TensorFlow, T5).
+        unscaled = 1 if config.scale_attention else config.head_width
+        self.q = Linear(width, inner, init_std=config.deviation(width * unscaled), bias=bias)
+        self.k = Linear(width, inner, init_std=config.deviation(width), bias=bias)
+        self.v = Linear(width, inner, init_std=config.deviation(width), bias=bias)
+        self.out = Linear(inner, width, init_std=config.deviation(inner), bias=bias)
 
     def forward(self, hidden: Tensor, memory: Tensor, mask: Tensor | None = None, *, causal: bool = False) -> Tensor:
         """What positions of `hidden` (B, T, D) gather from `memory` (B, S, D): (B, T, D)."""
@@ -48,16 +53,18 @@ class Attention(nn.Module):
         return self.attend(hidden, keys, values, mask, causal=causal)
 
     def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, S, D) -> twice (B, H, S, D / H)."""
+        """(B, S, D) -> twice (B, H, S, width of a head)."""
         return self._heads(self.k(memory)), self._heads(self.v(memory))
 
     def attend(
         self, hidden: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None, *, causal: bool = False
     ) -> Tensor:
-        """Attention of `hidden` (B, T, D) over given keys and values (B, H, S, D / H): (B, T, D)."""
+        """Attention of `hidden` (B, T, D) over given keys and values (B, H, S, width of a head): (B, T, D)."""
         queries = self._heads(self.q(hidden))
         dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(queries, keys, values, mask, dropout_p=dropout, is_causal=causal)
+        mixed = F.scaled_dot_product_attention(
+            queries, keys, values, mask, dropout_p=dropout, is_causal=causal, scale=self.scale
+        )
         output: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return output
 

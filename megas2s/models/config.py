@@ -1,4 +1,15 @@
-"""The shape of a model: a few orthogonal switches, each read in exactly one module of this room."""
+"""The shape of a model: a few orthogonal switches, each read in exactly one module of this room.
+
+                 norm           position  positions  what else
+    BART         layer          post      learned
+    MBart        layer          pre       learned
+    T5           rms            pre       relative   no biases, no embedding norm, attention not scaled
+    RoBERTa      layer          post      learned    encoder alone
+    BERT         layer          post      learned    encoder alone, two segment types
+    ELECTRA      layer          post      learned    as BERT, embeddings narrower than the layers
+
+`presets.py` has the published sizes, `convert/` the families of transformers that these shapes are.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +18,9 @@ from typing import Literal
 
 from megas2s.spec import spec
 
-Tying = Literal["tied", "tied_to_decoder", "untied"]
+Tying = Literal["tied", "tied_to_decoder", "untied_head", "untied"]
+FirstToken = Literal["eos", "pad"]
+Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 
 
 @spec
@@ -22,10 +35,29 @@ class ModelConfig:
     num_decoder_layers: int = 0
     max_positions: int = 512
     tying: Tying = "tied"  # which embedding matrices are one; an encoder's MLM head is always tied to its embedding
-    activation: Literal["gelu", "relu"] = "gelu"
+    family: str | None = None  # model_type to be exported as, where several can be; absent: the first that can
+    head_size: int | None = None  # width of one attention head; absent: hidden_size / num_heads (T5 may differ)
+    embedding_size: int | None = None  # width of the embeddings, projected to hidden_size (ELECTRA); absent: the same
+    segment_types: int = 0  # rows of a table added to the embeddings (BERT has 2); 0: no table
+    activation: Activation = "gelu"
+    gated: bool = False  # the activation gates a second linear map (Shazeer 2020)
+    biases: bool = True  # of linear maps; T5 has none
+    norm: Literal["layer", "rms"] = "layer"  # rms: no mean, no bias (Zhang and Sennrich 2019)
+    norm_position: Literal["pre", "post"] = "pre"  # of each sublayer; pre has one more norm at the end of a stack
     norm_epsilon: float = 1e-5  # MBart's layer norms have this one and no key to change it
+    embed_norm: bool = True  # a norm over the summed embeddings
+    positions: Literal["learned", "relative"] = "learned"  # relative: T5's bias on attention scores
+    relative_buckets: int = 32
+    relative_max_distance: int = 128  # in tokens; all further ones share a bucket
+    scale_embedding: bool = False  # by the root of hidden_size (mBART)
+    scale_attention: bool = True  # by one over the root of the head's width; T5 does not
+    scale_head: bool = False  # states by one over the root of hidden_size before the vocabulary (T5 with tied weights)
+    decoder_start: FirstToken = "eos"  # the token that a decoder reads first; pad for T5
     dropout: float = 0.1
     attention_dropout: float = 0.0
+    ffn_dropout: float = 0.0  # inside the feed-forward, after the activation
+    output_dropout: float = 0.0  # after the last norm of a stack (T5)
+    init: Literal["normal", "fan_in"] = "normal"  # of weights; fan_in: divided by the root of their inputs (T5)
     init_std: float = 0.02
     pad_id: int = 1
 
@@ -35,9 +67,25 @@ class ModelConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.num_decoder_layers < 0:
             raise ValueError(f"num_decoder_layers must be 0 (an encoder) or more, got {self.num_decoder_layers}")
-        if self.hidden_size % self.num_heads:
-            raise ValueError(f"hidden_size {self.hidden_size} is not divisible by num_heads {self.num_heads}")
-        for name in ("dropout", "attention_dropout"):
+        if self.head_size is None and self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not divisible by num_heads {self.num_heads}; give head_size"
+            )
+        for name in ("head_size", "embedding_size"):
+            if (getattr(self, name) or 1) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.embedding_size is not None and self.is_seq2seq:
+            raise ValueError(f"embedding_size {self.embedding_size}: only encoders have embeddings of another width")
+        if self.segment_types < 0:
+            raise ValueError(f"segment_types must be 0 (no table) or more, got {self.segment_types}")
+        if self.relative_buckets < 4 or self.relative_buckets % 4:
+            raise ValueError(f"relative_buckets must be a multiple of 4, got {self.relative_buckets}")
+        if self.relative_max_distance <= self.relative_buckets // 2:
+            raise ValueError(
+                f"relative_max_distance must exceed half of relative_buckets ({self.relative_buckets // 2}), "
+                f"got {self.relative_max_distance}"
+            )
+        for name in ("dropout", "attention_dropout", "ffn_dropout", "output_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
 
@@ -46,6 +94,27 @@ class ModelConfig:
         """Whether there is a decoder."""
         return self.num_decoder_layers > 0
 
+    @property
+    def head_width(self) -> int:
+        """Width of one attention head."""
+        return self.head_size or self.hidden_size // self.num_heads
+
+    @property
+    def embedding_width(self) -> int:
+        """Width of the embeddings."""
+        return self.embedding_size or self.hidden_size
+
+    @property
+    def has_learned_positions(self) -> bool:
+        """Whether a table of positions bounds the length of a row."""
+        return self.positions == "learned"
+
+    def deviation(self, inputs: int) -> float:
+        """The deviation of a weight's first values, which adds up so many inputs; 1 for a table."""
+        return self.init_std if self.init == "normal" else self.init_std * inputs**-0.5
+
     def encoder_only(self) -> ModelConfig:
-        """The encoder's half of this model."""
-        return dataclasses.replace(self, num_decoder_layers=0, tying="tied")
+        """The encoder's half of this model; what scaled its embedding is in the matrix (`handoff`)."""
+        return dataclasses.replace(
+            self, num_decoder_layers=0, tying="tied", scale_embedding=False, scale_head=False, decoder_start="eos"
+        )

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 Part = Literal["encoder", "decoder", "embeddings", "head"]
 
+INPUTS = ("embed", "positions", "relative_bias", "types", "embed_norm", "projection")  # below all layers of a stack
+
 
 class PartCount(NamedTuple):
     """Parameters of one part of a model."""
@@ -80,7 +82,7 @@ def count_by_part(config: ModelConfig, frozen: set[str]) -> dict[Part, PartCount
 
 def part_of(name: str) -> Part:
     """The part of the model that a canonical name belongs to."""
-    if name == "shared.weight" or name.endswith((".embed.weight", ".positions.weight")):
+    if name == "shared.weight" or name.endswith((".embed.weight", ".positions.weight", ".types.weight")):
         return "embeddings"
     if name.startswith(("head.", "mlm.")):
         return "head"
@@ -95,7 +97,7 @@ def _refuse_unsound(config: ModelConfig, frozen: set[str]) -> None:
     for stack in ("encoder", "decoder") if config.is_seq2seq else ("encoder",):
         if any(name.startswith(f"{stack}.layers.") and name not in frozen for name in names):
             continue
-        inputs = (f"{stack}.embed.", f"{stack}.positions.", f"{stack}.embed_norm.")
+        inputs = tuple(f"{stack}.{part}." for part in INPUTS)
         loose = [n for n in names if n not in frozen and any(r.startswith(inputs) for r in roles.get(n, (n,)))]
         if loose:
             raise ValueError(

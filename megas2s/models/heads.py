@@ -20,31 +20,38 @@ from megas2s.models.output import TokenLoss
 
 
 class VocabularyHead(nn.Module):
-    """The projection of decoder states; no bias, as in MBart."""
+    """The projection of decoder states; no bias."""
 
     def __init__(self, config: ModelConfig, *, weight: nn.Parameter | None = None) -> None:
         super().__init__()
         if weight is None:
             weight = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
-            fill_normal(weight, config.init_std)
+            fill_normal(weight, config.deviation(config.hidden_size))
         self.weight = weight
+        self.scale = config.hidden_size**-0.5 if config.scale_head else None
 
     def forward(self, hidden: Tensor, labels: Tensor | None = None, *, drop_ignored: bool = True) -> TokenLoss | Tensor:
         """The loss of `labels` (N,) at `hidden` (N, D); without labels the logits (..., V) of `hidden` (..., D)."""
+        if self.scale is not None:
+            hidden = hidden * self.scale
         if labels is None:
             return F.linear(hidden, self.weight)
         return cross_entropy(hidden, self.weight, labels, drop_ignored=drop_ignored)
 
 
 class MaskedHead(nn.Module):
-    """RoBERTa's head (Liu et al. 2019): dense, gelu, norm, then the embedding matrix and a bias per entry."""
+    """RoBERTa's head (Liu et al. 2019): dense, gelu, norm, then the embedding matrix and a bias per entry.
+
+    The dense map leads to the width of the embeddings.
+    """
 
     def __init__(self, config: ModelConfig, *, weight: nn.Parameter) -> None:
         super().__init__()
         self.weight = weight
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
-        self.dense = Linear(config.hidden_size, config.hidden_size, init_std=config.init_std)
-        self.norm = norm(config)
+        width, narrow = config.hidden_size, config.embedding_width
+        self.dense = Linear(width, narrow, init_std=config.deviation(width))
+        self.norm = norm(config, width=narrow)
 
     def forward(self, hidden: Tensor, labels: Tensor | None = None, *, drop_ignored: bool = True) -> TokenLoss | Tensor:
         """The loss of `labels` (N,) at `hidden` (N, D); without labels the logits (..., V) of `hidden` (..., D)."""

@@ -1,12 +1,15 @@
-"""The blocks of both stacks: lookup tables, the pre-LN encoder layer and the pre-LN decoder layer.
+"""The blocks of both stacks: lookup tables, norms, the encoder layer and the decoder layer.
 
-Pre-LN (Xiong et al. 2020): each sublayer reads the normalised stream and adds to the raw one. A block knows its own
-parameters and the tensors it is given, and nothing of the model around it.
+    pre     x + sublayer(norm(x))         the stream stays raw (Xiong et al. 2020); the stack ends in a norm of its own
+    post    norm(x + sublayer(x))         the stream is normed (Vaswani et al. 2017)
+
+A block knows its own parameters and the tensors it is given, and nothing of the model around it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +19,12 @@ from megas2s.models.attention import Attention, Linear
 from megas2s.models.config import ModelConfig
 from megas2s.models.init import fill_normal
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+}
 
 
 class Table(nn.Module):
@@ -34,39 +42,80 @@ class Table(nn.Module):
         return F.embedding(ids, self.weight)
 
 
-class EmbedNorm(nn.LayerNorm):
-    """The norm over summed embeddings, with the dropout that follows it."""
+class LayerNorm(nn.LayerNorm):
+    """A layer norm that may drop out what it returns."""
 
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config.hidden_size, eps=config.norm_epsilon)
-        self.dropout = config.dropout
+    def __init__(self, width: int, *, eps: float, dropout: float) -> None:
+        super().__init__(width, eps=eps)
+        self.dropout = dropout
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """(B, S, D) -> (B, S, D)."""
+        """(..., D) -> (..., D)."""
         return drop(super().forward(hidden), self.dropout, self.training)
 
 
+class RMSNorm(nn.RMSNorm):
+    """The norm of Zhang and Sennrich (2019), which neither centres nor shifts; may drop out what it returns."""
+
+    def __init__(self, width: int, *, eps: float, dropout: float) -> None:
+        super().__init__(width, eps=eps)
+        self.dropout = dropout
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        return drop(super().forward(hidden), self.dropout, self.training)
+
+
+NORMS: dict[str, Callable[..., nn.Module]] = {"layer": LayerNorm, "rms": RMSNorm}
+
+
+def norm(config: ModelConfig, *, width: int | None = None, dropout: float = 0.0) -> nn.Module:
+    """The model's norm, over `hidden_size` unless `width` says otherwise; ones and zeros to begin with."""
+    return NORMS[config.norm](width or config.hidden_size, eps=config.norm_epsilon, dropout=dropout)
+
+
 class FeedForward(nn.Module):
-    """Two linear maps with an activation between them, position by position."""
+    """Two linear maps with an activation between them, position by position; gated, the activation weighs a third."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        width, inner, bias = config.hidden_size, config.ffn_size, config.biases
         self.activation = ACTIVATIONS[config.activation]
-        self.up = Linear(config.hidden_size, config.ffn_size, init_std=config.init_std)
-        self.down = Linear(config.ffn_size, config.hidden_size, init_std=config.init_std)
+        self.dropout = config.ffn_dropout
+        self.gate = Linear(width, inner, init_std=config.deviation(width), bias=bias) if config.gated else None
+        self.up = Linear(width, inner, init_std=config.deviation(width), bias=bias)
+        self.down = Linear(inner, width, init_std=config.deviation(inner), bias=bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, S, D) -> (B, S, D)."""
-        output: Tensor = self.down(self.activation(self.up(hidden)))
+        if self.gate is None:
+            inner = self.activation(self.up(hidden))
+        else:
+            inner = self.activation(self.gate(hidden)) * self.up(hidden)
+        output: Tensor = self.down(drop(inner, self.dropout, self.training))
         return output
 
 
-class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward."""
+class Layer(nn.Module):
+    """What the layers of both stacks share: how a sublayer joins the stream."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.dropout = config.dropout
+        self.pre = config.norm_position == "pre"
+
+    def add(self, hidden: Tensor, norm: nn.Module, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
+        """The stream (B, S, D) after a sublayer and its residual."""
+        added = hidden + drop(sublayer(norm(hidden) if self.pre else hidden), self.dropout, self.training)
+        stream: Tensor = added if self.pre else norm(added)
+        return stream
+
+
+class EncoderLayer(Layer):
+    """Self-attention and feed-forward."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
         self.self_attention = Attention(config)
         self.self_attention_norm = norm(config)
         self.ffn = FeedForward(config)
@@ -74,17 +123,15 @@ class EncoderLayer(nn.Module):
 
     def forward(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, S, D) -> (B, S, D); `mask` broadcasts to (B, H, S, S)."""
-        normed = self.self_attention_norm(hidden)
-        hidden = hidden + drop(self.self_attention(normed, normed, mask), self.dropout, self.training)
-        return hidden + drop(self.ffn(self.ffn_norm(hidden)), self.dropout, self.training)
+        hidden = self.add(hidden, self.self_attention_norm, lambda x: self.self_attention(x, x, mask))
+        return self.add(hidden, self.ffn_norm, self.ffn)
 
 
-class DecoderLayer(nn.Module):
+class DecoderLayer(Layer):
     """Causal self-attention, attention over the encoder's states, and feed-forward."""
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.dropout = config.dropout
+        super().__init__(config)
         self.self_attention = Attention(config)
         self.self_attention_norm = norm(config)
         self.cross_attention = Attention(config)
@@ -96,17 +143,13 @@ class DecoderLayer(nn.Module):
         self, hidden: Tensor, memory: Tensor, self_mask: Tensor | None = None, cross_mask: Tensor | None = None
     ) -> Tensor:
         """(B, T, D), (B, S, D) -> (B, T, D). Without `self_mask` the layer is causal; with it, the mask says all."""
-        normed = self.self_attention_norm(hidden)
-        mixed = self.self_attention(normed, normed, self_mask, causal=self_mask is None)
-        hidden = hidden + drop(mixed, self.dropout, self.training)
-        mixed = self.cross_attention(self.cross_attention_norm(hidden), memory, cross_mask)
-        hidden = hidden + drop(mixed, self.dropout, self.training)
-        return hidden + drop(self.ffn(self.ffn_norm(hidden)), self.dropout, self.training)
-
-
-def norm(config: ModelConfig) -> nn.LayerNorm:
-    """A layer norm of the model's width, ones and zeros to begin with."""
-    return nn.LayerNorm(config.hidden_size, eps=config.norm_epsilon)
+        hidden = self.add(
+            hidden,
+            self.self_attention_norm,
+            lambda x: self.self_attention(x, x, self_mask, causal=self_mask is None),
+        )
+        hidden = self.add(hidden, self.cross_attention_norm, lambda x: self.cross_attention(x, memory, cross_mask))
+        return self.add(hidden, self.ffn_norm, self.ffn)
 
 
 def drop(hidden: Tensor, probability: float, training: bool) -> Tensor:

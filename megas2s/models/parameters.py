@@ -1,6 +1,6 @@
 """The canonical names of a model's parameters: the only names that cross the border of this room.
 
-    shared.weight                                    the embedding matrix, where all its uses are one
+    shared.weight                                    the embedding matrix, where encoder and decoder have one
     encoder.embed.weight  decoder.embed.weight  head.weight
     encoder.layers.3.self_attention.q.weight
 
@@ -30,6 +30,8 @@ def aliases(config: ModelConfig) -> dict[str, tuple[str, ...]]:
         return {"encoder.embed.weight": ("encoder.embed.weight", "head.weight")}
     if config.tying == "tied":
         return {"shared.weight": ("encoder.embed.weight", "decoder.embed.weight", "head.weight")}
+    if config.tying == "untied_head":
+        return {"shared.weight": ("encoder.embed.weight", "decoder.embed.weight"), "head.weight": ("head.weight",)}
     if config.tying == "tied_to_decoder":
         return {
             "encoder.embed.weight": ("encoder.embed.weight",),
@@ -49,7 +51,7 @@ def parameter_shapes(config: ModelConfig) -> dict[str, Shape]:
 
 
 def _walk(config: ModelConfig) -> Iterator[tuple[str, Shape]]:
-    table = (config.vocab_size, config.hidden_size)
+    table = (config.vocab_size, config.embedding_width)
     if "shared.weight" in aliases(config):
         yield "shared.weight", table
     yield from _stack(config, "encoder", config.num_encoder_layers)
@@ -59,34 +61,50 @@ def _walk(config: ModelConfig) -> Iterator[tuple[str, Shape]]:
             yield "head.weight", table
     else:
         yield "mlm.bias", (config.vocab_size,)
-        yield from _linear("mlm.dense", config.hidden_size, config.hidden_size)
-        yield from _norm("mlm.norm", config.hidden_size)
+        yield from _linear("mlm.dense", config.embedding_width, config.hidden_size)
+        yield from _norm(config, "mlm.norm", config.embedding_width)
 
 
 def _stack(config: ModelConfig, stack: str, depth: int) -> Iterator[tuple[str, Shape]]:
-    width = config.hidden_size
+    width = config.embedding_width
     if f"{stack}.embed.weight" in aliases(config):
         yield f"{stack}.embed.weight", (config.vocab_size, width)
-    yield f"{stack}.positions.weight", (config.max_positions, width)
-    yield from _norm(f"{stack}.embed_norm", width)
-    attentions = ("self_attention", "cross_attention") if stack == "decoder" else ("self_attention",)
+    if config.has_learned_positions:
+        yield f"{stack}.positions.weight", (config.max_positions, width)
+    else:
+        yield f"{stack}.relative_bias.weight", (config.relative_buckets, config.num_heads)
+    if config.segment_types and stack == "encoder":
+        yield f"{stack}.types.weight", (config.segment_types, width)
+    if config.embed_norm:
+        yield from _norm(config, f"{stack}.embed_norm", width)
+    if config.embedding_size is not None:
+        yield from _linear(f"{stack}.projection", config.hidden_size, width)
     for index in range(depth):
-        layer = f"{stack}.layers.{index}"
-        for attention in attentions:
-            for projection in ("q", "k", "v", "out"):
-                yield from _linear(f"{layer}.{attention}.{projection}", width, width)
-            yield from _norm(f"{layer}.{attention}_norm", width)
-        yield from _linear(f"{layer}.ffn.up", config.ffn_size, width)
-        yield from _linear(f"{layer}.ffn.down", width, config.ffn_size)
-        yield from _norm(f"{layer}.ffn_norm", width)
-    yield from _norm(f"{stack}.norm", width)
+        yield from _layer(config, f"{stack}.layers.{index}", crosses=stack == "decoder")
+    if config.norm_position == "pre":
+        yield from _norm(config, f"{stack}.norm", config.hidden_size)
 
 
-def _linear(name: str, outputs: int, inputs: int) -> Iterator[tuple[str, Shape]]:
+def _layer(config: ModelConfig, layer: str, *, crosses: bool) -> Iterator[tuple[str, Shape]]:
+    width, inner, bias = config.hidden_size, config.num_heads * config.head_width, config.biases
+    for attention in ("self_attention", "cross_attention") if crosses else ("self_attention",):
+        for projection in ("q", "k", "v"):
+            yield from _linear(f"{layer}.{attention}.{projection}", inner, width, bias=bias)
+        yield from _linear(f"{layer}.{attention}.out", width, inner, bias=bias)
+        yield from _norm(config, f"{layer}.{attention}_norm", width)
+    for projection in ("gate", "up") if config.gated else ("up",):
+        yield from _linear(f"{layer}.ffn.{projection}", config.ffn_size, width, bias=bias)
+    yield from _linear(f"{layer}.ffn.down", width, config.ffn_size, bias=bias)
+    yield from _norm(config, f"{layer}.ffn_norm", width)
+
+
+def _linear(name: str, outputs: int, inputs: int, *, bias: bool = True) -> Iterator[tuple[str, Shape]]:
     yield f"{name}.weight", (outputs, inputs)
-    yield f"{name}.bias", (outputs,)
+    if bias:
+        yield f"{name}.bias", (outputs,)
 
 
-def _norm(name: str, width: int) -> Iterator[tuple[str, Shape]]:
+def _norm(config: ModelConfig, name: str, width: int) -> Iterator[tuple[str, Shape]]:
     yield f"{name}.weight", (width,)
-    yield f"{name}.bias", (width,)
+    if config.norm == "layer":
+        yield f"{name}.bias", (width,)

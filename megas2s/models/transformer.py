@@ -7,6 +7,8 @@
 A batch holds `input_ids` and, for an encoder-decoder, `decoder_input_ids`. `attention_mask` (1 = real) says that rows
 are padded on the right; `segment_ids` (and `decoder_segment_ids`) that documents share a row without seeing each
 other, each with positions from 0. Absent, all rows are full: no mask is made and the fastest kernels run.
+`token_type_ids` say which text of a pair a token is of, where the encoder has a table of types; absent, all are of the
+first.
 """
 
 from __future__ import annotations
@@ -18,35 +20,70 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from megas2s.models.attention import causal_mask, padding_mask, segment_mask, segment_positions
+from megas2s.models.attention import Linear, causal_mask, padding_mask, segment_mask, segment_positions
 from megas2s.models.config import ModelConfig
 from megas2s.models.freezing import quiet_frozen
 from megas2s.models.heads import MaskedHead, VocabularyHead
-from megas2s.models.layers import DecoderLayer, EmbedNorm, EncoderLayer, Table, norm
+from megas2s.models.layers import DecoderLayer, EncoderLayer, Table, drop, norm
 from megas2s.models.output import ModelOutput
+from megas2s.models.parameters import aliases
+from megas2s.models.positions import RelativeBias
+
+SOURCE = ("input_ids", "attention_mask", "segment_ids", "token_type_ids")  # what the encoder reads of a batch
 
 
 class Stack(nn.Module):
-    """What encoder and decoder share: embeddings, a list of layers, a last norm."""
+    """What encoder and decoder share: embeddings, a list of layers, a last norm. Absent parts are None."""
 
-    def __init__(self, config: ModelConfig, layers: Sequence[nn.Module], *, embedding: nn.Parameter | None) -> None:
+    def __init__(
+        self, config: ModelConfig, layers: Sequence[nn.Module], *, embedding: nn.Parameter | None, causal: bool
+    ) -> None:
         super().__init__()
-        width = config.hidden_size
-        self.embed = Table(config.vocab_size, width, init_std=config.init_std, weight=embedding)
-        self.positions = Table(config.max_positions, width, init_std=config.init_std)
-        self.embed_norm = EmbedNorm(config)
+        width, std = config.embedding_width, config.deviation(1)
+        learned = config.has_learned_positions
+        self.embed = Table(config.vocab_size, width, init_std=std, weight=embedding)
+        self.positions = Table(config.max_positions, width, init_std=std) if learned else None
+        self.relative_bias = None if learned else RelativeBias(config, causal=causal)
+        typed = config.segment_types and not causal  # types tell the texts of a source apart
+        self.types = Table(config.segment_types, width, init_std=std) if typed else None
+        self.embed_norm = norm(config, width=width, dropout=config.dropout) if config.embed_norm else None
+        narrow = config.embedding_size is not None
+        self.projection = Linear(width, config.hidden_size, init_std=config.deviation(width)) if narrow else None
         self.layers = nn.ModuleList(layers)
-        self.norm = norm(config)
+        self.norm = norm(config, dropout=config.output_dropout) if config.norm_position == "pre" else None
+        self.scale = config.hidden_size**0.5 if config.scale_embedding else None
+        self.dropout = config.dropout
         self.max_positions = config.max_positions
         self.checkpointed = False  # recompute each layer in the backward pass instead of storing its activations
 
-    def embedded(self, ids: Tensor, segments: Tensor | None) -> Tensor:
-        """Token plus position, normed: (B, S) -> (B, S, D)."""
-        if ids.shape[1] > self.max_positions:
-            raise ValueError(f"a row of {ids.shape[1]} tokens exceeds the model's {self.max_positions} positions")
-        positions = torch.arange(ids.shape[1], device=ids.device) if segments is None else segment_positions(segments)
-        states: Tensor = self.embed_norm(self.embed(ids) + self.positions(positions))
+    def embedded(self, ids: Tensor, segments: Tensor | None, types: Tensor | None = None) -> Tensor:
+        """Token, position and type, normed: (B, S) -> (B, S, D)."""
+        hidden = self.embed(ids)
+        if self.scale is not None:
+            hidden = hidden * self.scale
+        if self.types is not None:
+            hidden = hidden + self.types(torch.zeros_like(ids) if types is None else types)
+        if self.positions is not None:
+            if ids.shape[1] > self.max_positions:
+                raise ValueError(f"a row of {ids.shape[1]} tokens exceeds the model's {self.max_positions} positions")
+            index = torch.arange(ids.shape[1], device=ids.device) if segments is None else segment_positions(segments)
+            hidden = hidden + self.positions(index)
+        hidden = drop(hidden, self.dropout, self.training) if self.embed_norm is None else self.embed_norm(hidden)
+        states: Tensor = hidden if self.projection is None else self.projection(hidden)
         return states
+
+    def self_mask(self, hidden: Tensor, mask: Tensor | None) -> Tensor | None:
+        """What the layers' self-attention reads: `mask`, or with relative positions the bias with `mask` in it."""
+        if self.relative_bias is None:
+            return mask
+        device = hidden.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        bias: Tensor = self.relative_bias(hidden.shape[1], mask, dtype)
+        return bias
+
+    def ended(self, hidden: Tensor) -> Tensor:
+        """The stream after the last layer (B, S, D), normed where no layer has done it."""
+        return hidden if self.norm is None else self.norm(hidden)
 
     def run(self, layer: nn.Module, hidden: Tensor, *rest: Tensor | None) -> Tensor:
         """One layer, recomputed in the backward pass where that is asked for and there is one."""
@@ -62,15 +99,17 @@ class Encoder(Stack):
 
     def __init__(self, config: ModelConfig, *, embedding: nn.Parameter | None = None) -> None:
         layers = [EncoderLayer(config) for _ in range(config.num_encoder_layers)]
-        super().__init__(config, layers, embedding=embedding)
+        super().__init__(config, layers, embedding=embedding, causal=False)
 
-    def forward(self, ids: Tensor, mask: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
-        """(B, S) ids, a mask that broadcasts to (B, H, S, S), (B, S) segments -> (B, S, D)."""
-        hidden = self.embedded(ids, segments)
+    def forward(
+        self, ids: Tensor, mask: Tensor | None = None, segments: Tensor | None = None, types: Tensor | None = None
+    ) -> Tensor:
+        """(B, S) ids, a boolean mask that broadcasts to (B, H, S, S), (B, S) segments and types -> (B, S, D)."""
+        hidden = self.embedded(ids, segments, types)
+        mask = self.self_mask(hidden, mask)
         for layer in self.layers:
             hidden = self.run(layer, hidden, mask)
-        states: Tensor = self.norm(hidden)
-        return states
+        return self.ended(hidden)
 
 
 class Decoder(Stack):
@@ -78,7 +117,7 @@ class Decoder(Stack):
 
     def __init__(self, config: ModelConfig, *, embedding: nn.Parameter | None = None) -> None:
         layers = [DecoderLayer(config) for _ in range(config.num_decoder_layers)]
-        super().__init__(config, layers, embedding=embedding)
+        super().__init__(config, layers, embedding=embedding, causal=True)
 
     def forward(
         self,
@@ -90,10 +129,10 @@ class Decoder(Stack):
     ) -> Tensor:
         """(B, T) ids, (B, S, D) memory -> (B, T, D); see `DecoderLayer` for the masks."""
         hidden = self.embedded(ids, segments)
+        self_mask = self.self_mask(hidden, self_mask)
         for layer in self.layers:
             hidden = self.run(layer, hidden, memory, self_mask, cross_mask)
-        states: Tensor = self.norm(hidden)
-        return states
+        return self.ended(hidden)
 
 
 class Model(nn.Module):
@@ -107,14 +146,19 @@ class Model(nn.Module):
         self.frozen_dropout = False  # whether frozen modules follow `train` too, and with it drop out
 
     def encode(
-        self, input_ids: Tensor, *, attention_mask: Tensor | None = None, segment_ids: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        *,
+        attention_mask: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
     ) -> Tensor:
         """The encoder's states: (B, S) -> (B, S, D)."""
         segments = _padding_apart(segment_ids, attention_mask)
         mask = None if attention_mask is None else padding_mask(attention_mask)
         if segments is not None:
             mask = segment_mask(segments, segments)
-        states: Tensor = self.encoder(input_ids, mask, segment_ids)
+        states: Tensor = self.encoder(input_ids, mask, segment_ids, token_type_ids)
         return states
 
     def train(self, mode: bool = True) -> Model:
@@ -140,7 +184,7 @@ class Model(nn.Module):
 
 
 class EncoderModel(Model):
-    """An encoder with its head for masked language modelling; exports as RobertaPreLayerNorm."""
+    """An encoder with its head for masked language modelling."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -149,8 +193,8 @@ class EncoderModel(Model):
 
     def forward(self, batch: Mapping[str, Tensor]) -> ModelOutput:
         """Encode `input_ids`; see the head of this module for the fields."""
-        attention_mask, segment_ids = batch.get("attention_mask"), batch.get("segment_ids")
-        hidden = self.encode(batch["input_ids"], attention_mask=attention_mask, segment_ids=segment_ids)
+        attention_mask = batch.get("attention_mask")
+        hidden = self.encode(**{name: batch[name] for name in SOURCE if name in batch})
         return ModelOutput(hidden, None, partial(self.mlm, drop_ignored=attention_mask is not None), None)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -160,23 +204,24 @@ class EncoderModel(Model):
 
 
 class Seq2SeqModel(Model):
-    """An encoder-decoder; exports as MBart."""
+    """An encoder-decoder."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         shared: nn.Parameter | None = None
-        if config.tying == "tied":
+        if "shared.weight" in aliases(config):
             # Registered first, so that named_parameters calls the matrix shared.weight; never called itself.
-            self.shared = Table(config.vocab_size, config.hidden_size, init_std=config.init_std)
+            self.shared = Table(config.vocab_size, config.hidden_size, init_std=config.deviation(1))
             shared = self.shared.weight
         self.encoder = Encoder(config, embedding=shared)
         self.decoder = Decoder(config, embedding=shared)
-        self.head = VocabularyHead(config, weight=None if config.tying == "untied" else self.decoder.embed.weight)
+        apart = "head.weight" in aliases(config)
+        self.head = VocabularyHead(config, weight=None if apart else self.decoder.embed.weight)
 
     def forward(self, batch: Mapping[str, Tensor]) -> ModelOutput:
         """Encode `input_ids`, decode `decoder_input_ids`; see the head of this module for the other fields."""
         attention_mask, segment_ids = batch.get("attention_mask"), batch.get("segment_ids")
-        memory = self.encode(batch["input_ids"], attention_mask=attention_mask, segment_ids=segment_ids)
+        memory = self.encode(**{name: batch[name] for name in SOURCE if name in batch})
         hidden = self.decode(
             batch["decoder_input_ids"],
             memory,

@@ -6,8 +6,7 @@
       model-00001.safetensors ...   shards of bounded size
       MANIFEST.json                 written last, by `files.publish`
 
-Saving takes a stream of tensors and holds one shard at a time. `start_from` says, name by name, where a new model's
-weights come from; it is a pure function of the two configurations.
+Saving takes a stream of tensors and holds one shard at a time.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -26,13 +25,11 @@ from torch import Tensor
 from megas2s.errors import BadCheckpoint, BadConfig
 from megas2s.files import disk_trouble, is_published, read_json, verify, write_json
 from megas2s.models.config import ModelConfig
-from megas2s.models.parameters import aliases, owners, parameter_shapes
+from megas2s.models.parameters import parameter_shapes
 from megas2s.spec import parse, plain
 
 MODEL, INDEX = "model.json", "model.safetensors.index.json"
 SHARD_BYTES = 4 << 30
-
-UNCHANGED = ("vocab_size", "hidden_size", "num_heads", "ffn_size", "activation", "norm_epsilon", "num_encoder_layers")
 
 
 def save_tensors(
@@ -139,84 +136,6 @@ def verify_weights(folder: Path) -> None:
         verify(folder)
     else:
         verify(folder.parent, below=f"{folder.name}/")
-
-
-def hand_off(
-    reader: WeightsReader,
-    target: ModelConfig,
-    *,
-    part: Literal["all", "encoder"] = "all",
-    decoder_embeddings: Literal["copied", "random"] = "copied",
-) -> Callable[[str], Tensor | None]:
-    """Where each parameter of a `target` model begins that takes its weights from `reader` (see `start_from`).
-
-    Given a canonical name, it reads one tensor in fp32, or answers None for a random start.
-    """
-    sources = start_from(reader.config, target, part=part, decoder_embeddings=decoder_embeddings)
-    shapes = parameter_shapes(target)
-
-    def initial(name: str) -> Tensor | None:
-        source = sources[name]
-        # A longer table of positions is cut to the rows that this model has.
-        return None if source is None else reader.tensor(source)[: shapes[name][0]].float()
-
-    return initial
-
-
-def start_from(
-    source: ModelConfig,
-    target: ModelConfig,
-    *,
-    part: Literal["all", "encoder"] = "all",
-    decoder_embeddings: Literal["copied", "random"] = "copied",
-) -> dict[str, str | None]:
-    """For each canonical name of `target`, the name in `source` to copy from, or None for random weights.
-
-    Between an encoder and an encoder-decoder only the encoder is carried, as with `part="encoder"`. Matrices that
-    the decoder then lacks are copies of the encoder's embedding unless they are to be random. The head for masked
-    language modelling stays with encoders.
-    """
-    carries_all = part == "all" and source.is_seq2seq == target.is_seq2seq
-    if carries_all and target.is_seq2seq and decoder_embeddings == "random":
-        raise BadConfig(
-            "embeddings: random is how a new decoder starts, and init: brings one; "
-            "say embeddings: copied, or part: encoder for a new decoder"
-        )
-    _refuse_mismatch(source, target, decoders=carries_all and target.is_seq2seq)
-    own_names = {name: name for name in parameter_shapes(source) if name not in aliases(source)}
-    offered = {
-        role: name
-        for role, name in {**own_names, **owners(source)}.items()
-        if carries_all or role.startswith("encoder.")
-    }
-    sources: dict[str, str | None] = {}
-    for name in parameter_shapes(target):
-        roles = aliases(target).get(name, (name,))
-        found = sorted({offered[role] for role in roles if role in offered})
-        if len(found) > 1:
-            raise BadCheckpoint(
-                f"the new model has one matrix for {', '.join(roles)}, the weights to start from have {len(found)}: "
-                f"{', '.join(found)}; choose tying: {source.tying}, or start from the encoder alone"
-            )
-        sources[name] = found[0] if found else None
-        if not found and roles[0] in ("decoder.embed.weight", "head.weight") and decoder_embeddings == "copied":
-            sources[name] = offered["encoder.embed.weight"]
-    return sources
-
-
-def _refuse_mismatch(source: ModelConfig, target: ModelConfig, *, decoders: bool) -> None:
-    for field in (*UNCHANGED, "num_decoder_layers") if decoders else UNCHANGED:
-        theirs, ours = getattr(source, field), getattr(target, field)
-        if theirs != ours:
-            raise BadCheckpoint(
-                f"the weights to start from have {field} {theirs}, the new model {ours}; "
-                f"set {field} to {theirs} or start from other weights"
-            )
-    if target.max_positions > source.max_positions:
-        raise BadCheckpoint(
-            f"the weights to start from have {source.max_positions} positions, the new model wants "
-            f"{target.max_positions}; set max_positions to {source.max_positions} or less"
-        )
 
 
 def _checked(

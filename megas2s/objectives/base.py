@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from torch import Tensor
 
+from megas2s.models.config import FirstToken
 from megas2s.models.output import ModelOutput
 from megas2s.tokenizer.vocab import Vocabulary
 
@@ -28,6 +29,12 @@ class Shape(NamedTuple):
     vocabulary: Vocabulary
     source_length: int
     target_length: int
+    decoder_start: FirstToken = "eos"
+
+    @property
+    def start(self) -> int:
+        """The id that a decoder reads first."""
+        return self.vocabulary.pad if self.decoder_start == "pad" else self.vocabulary.eos
 
 
 class RowLengths(NamedTuple):

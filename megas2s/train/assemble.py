@@ -18,7 +18,7 @@ from megas2s.data.loader import Columns, Samples
 from megas2s.data.mixture import Mixture, Sampling
 from megas2s.data.windows import Unit, require_windows, units
 from megas2s.errors import BadConfig, BadData
-from megas2s.models.config import ModelConfig
+from megas2s.models.config import FirstToken, ModelConfig
 from megas2s.models.freezing import frozen_names
 from megas2s.objectives import Objective
 from megas2s.objectives.base import Example, RowLengths, Shape
@@ -55,9 +55,17 @@ class Corruption:
         return self.objective.corrupt(tokens, rng, self.shape, number)
 
 
-def stage_data(stage: Stage, corpus: Corpus, vocabulary: Vocabulary, sampling: Sampling, *, seed: int) -> StageData:
+def stage_data(
+    stage: Stage,
+    corpus: Corpus,
+    vocabulary: Vocabulary,
+    sampling: Sampling,
+    *,
+    seed: int,
+    decoder_start: FirstToken = "eos",
+) -> StageData:
     """Windows, shares and samples of a stage; raises BadConfig or BadData where they cannot be."""
-    shape = Shape(vocabulary, stage.length, stage.target)
+    shape = Shape(vocabulary, stage.length, stage.target, decoder_start)
     try:
         window = stage.objective.window_size(shape)
     except ValueError as error:
@@ -87,9 +95,9 @@ def stage_data(stage: Stage, corpus: Corpus, vocabulary: Vocabulary, sampling: S
 
 
 def check_positions(stage: Stage, columns: RowLengths, config: ModelConfig) -> None:
-    """Refuse rows longer than the model's position table."""
+    """Refuse rows longer than the model's position table, where it has one."""
     longest = max(columns.source, columns.target)
-    if longest > config.max_positions:
+    if config.has_learned_positions and longest > config.max_positions:
         raise BadConfig(
             f"stage {stage.name!r}: rows of {longest} tokens exceed the model's {config.max_positions} positions; "
             "shorten length, or give the model more with max_positions"

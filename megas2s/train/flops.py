@@ -92,14 +92,14 @@ class _Walk:
         self._size = size
 
     def trains(self, name: str) -> bool:
-        return name not in self._frozen
+        return name in self._shapes and name not in self._frozen
 
     def layers(self, stack: str) -> Iterator[str]:
         return (f"{stack}.layers.{index}" for index in range(depth(self._shapes, stack)))
 
     def embedded(self, stack: str) -> bool:
         """Whether the first layer's input needs a gradient."""
-        tables = (embedding_matrix(self._shapes, stack), f"{stack}.positions.weight")
+        tables = (embedding_matrix(self._shapes, stack), f"{stack}.positions.weight", f"{stack}.types.weight")
         return any(map(self.trains, tables)) or self.norm(f"{stack}.embed_norm")
 
     def norm(self, name: str, moves: bool = False) -> bool:
@@ -117,9 +117,12 @@ class _Walk:
         """Whether the encoder's states need a gradient, and its FLOPs."""
         tokens = self._size.source
         moves, total = self.embedded("encoder"), 0
+        if "encoder.projection.weight" in self._shapes:
+            moves, total = self._linear("encoder.projection", moves, tokens)
+        biased = self.trains("encoder.relative_bias.weight")
         for layer in self.layers("encoder"):
             normed = self.norm(f"{layer}.self_attention_norm", moves)
-            mixed, cost = self._attention(f"{layer}.self_attention", (normed, tokens), (normed, tokens))
+            mixed, cost = self._attention(f"{layer}.self_attention", (normed, tokens), (normed, tokens), biased=biased)
             moves, ffn = self._ffn(layer, moves or mixed, tokens)
             total += cost + ffn
         return self.norm("encoder.norm", moves), total
@@ -127,11 +130,11 @@ class _Walk:
     def decoder(self, memory_moves: bool) -> Flops:
         """Everything after the encoder, which is left at 0."""
         source, target = self._size.source, self._size.target
-        moves = self.embedded("decoder")
+        moves, biased = self.embedded("decoder"), self.trains("decoder.relative_bias.weight")
         own = cross = ffn = 0
         for layer in self.layers("decoder"):
             normed = self.norm(f"{layer}.self_attention_norm", moves)
-            mixed, cost = self._attention(f"{layer}.self_attention", (normed, target), (normed, target))
+            mixed, cost = self._attention(f"{layer}.self_attention", (normed, target), (normed, target), biased=biased)
             own, moves = own + cost, moves or mixed
             queries = (self.norm(f"{layer}.cross_attention_norm", moves), target)
             mixed, cost = self._attention(f"{layer}.cross_attention", queries, (memory_moves, source))
@@ -152,13 +155,18 @@ class _Walk:
         cost = 2 * self._size.rows * tokens * math.prod(self._shapes[f"{name}.weight"])
         return moves or trains or self.trains(f"{name}.bias"), cost * (1 + trains + moves)
 
-    def _attention(self, name: str, queries: tuple[bool, int], memory: tuple[bool, int]) -> tuple[bool, int]:
-        """Four projections, scores and mixture; `queries` and `memory` are (moves, columns)."""
+    def _attention(
+        self, name: str, queries: tuple[bool, int], memory: tuple[bool, int], *, biased: bool = False
+    ) -> tuple[bool, int]:
+        """Four projections, scores and mixture; `queries` and `memory` are (moves, columns).
+
+        `biased`: a trained bias is added to the scores, which therefore need a gradient.
+        """
         q_moves, q_cost = self._linear(f"{name}.q", *queries)
         k_moves, k_cost = self._linear(f"{name}.k", *memory)
         v_moves, v_cost = self._linear(f"{name}.v", *memory)
         product = 2 * self._size.rows * queries[1] * memory[1] * self._shapes[f"{name}.q.weight"][0]
-        scores_move = q_moves or k_moves
+        scores_move = q_moves or k_moves or biased
         scores = product * (1 + q_moves + k_moves)
         mixture = product * (1 + scores_move + v_moves)
         moves, out = self._linear(f"{name}.out", scores_move or v_moves, queries[1])
@@ -166,9 +174,13 @@ class _Walk:
 
     def _ffn(self, layer: str, moves: bool, tokens: int) -> tuple[bool, int]:
         """The feed-forward sublayer with its residual."""
-        inner, up = self._linear(f"{layer}.ffn.up", self.norm(f"{layer}.ffn_norm", moves), tokens)
+        normed = self.norm(f"{layer}.ffn_norm", moves)
+        inner, cost = self._linear(f"{layer}.ffn.up", normed, tokens)
+        if f"{layer}.ffn.gate.weight" in self._shapes:
+            gated, gate = self._linear(f"{layer}.ffn.gate", normed, tokens)
+            inner, cost = inner or gated, cost + gate
         outer, down = self._linear(f"{layer}.ffn.down", inner, tokens)
-        return moves or outer, up + down
+        return moves or outer, cost + down
 
     def _vocabulary(self, moves: bool) -> int:
         """Logits once, and each gradient that is needed from the same logits."""

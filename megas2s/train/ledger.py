@@ -112,7 +112,8 @@ class Work:
 def work_of(stage: Stage, config: ModelConfig, vocabulary: Vocabulary) -> Work:
     """The work of a recipe's stage on the model that it trains; raises BadConfig where the two do not fit."""
     try:
-        size = step_size(stage.objective, Shape(vocabulary, stage.length, stage.target), rows=stage.rows)
+        shape = Shape(vocabulary, stage.length, stage.target, config.decoder_start)
+        size = step_size(stage.objective, shape, rows=stage.rows)
     except ValueError as error:
         raise BadConfig(f"stage {stage.name!r}: {error}") from None
     check_positions(stage, RowLengths(size.source, size.target, full=True), config)

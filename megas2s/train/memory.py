@@ -13,10 +13,11 @@ do, so the peak takes the larger of the two. Offloaded states are counted as hos
 NVMe buffers aside.
 
 Activations, per token and layer in elements: 8 D + 2 F in an encoder layer (inputs of two norms and of three groups
-of matrices, queries, keys, values, mixture, both sides of the activation) and 12 D + 2 F in a decoder layer, with
-2 D per source token for cross-attention's keys and values; a byte and D per dropout. A checkpointed layer keeps D, its
-input, and one layer at a time is whole. Layers without a backward pass keep nothing. Attention is the fused kind: no
-scores are stored. The framework's own memory, about 1 GiB, fragmentation, and buffers inside kernels are not counted.
+of matrices, queries, keys, values, mixture, both sides of the activation) and 12 D + 2 F in a decoder layer, 2 F more
+where the feed-forward is gated, with 2 D per source token for cross-attention's keys and values; a byte and D per
+dropout. A checkpointed layer keeps D, its input, and one layer at a time is whole. Layers without a backward pass keep
+nothing. Attention is the fused kind: no scores are stored. Relative positions' bias, the framework's own memory, about
+1 GiB, fragmentation, and buffers inside kernels are not counted.
 """
 
 from __future__ import annotations
@@ -138,13 +139,14 @@ def activations(
     checkpointing: bool = False,
 ) -> int:
     """Bytes that one micro-batch of `size.rows` rows leaves for its backward pass."""
-    element, width = ELEMENT_BYTES[precision], shapes["encoder.norm.weight"][0]
+    element, width = ELEMENT_BYTES[precision], shapes["encoder.layers.0.ffn.down.weight"][0]
     total = 0
     for stack, layers in zip(("encoder", "decoder"), layers_with_backward(shapes, frozen=frozen), strict=True):
         if not depth(shapes, stack):
             continue
         columns = size.target if stack == "decoder" else size.source
         inner = shapes[f"{stack}.layers.0.ffn.up.weight"][0]
+        inner *= 2 if f"{stack}.layers.0.ffn.gate.weight" in shapes else 1
         sublayers = 3 if stack == "decoder" else 2
         layer = columns * (element * (4 * sublayers * width + 2 * inner) + sublayers * width * dropout)
         if stack == "decoder":

@@ -28,11 +28,13 @@ class DecoderStart:
 
     `tying` says which matrices are one (see `models.config.Tying`); `embeddings: copied`, so where absent, starts
     the decoder's embedding and head as copies of the encoder's embedding (AlexaTM 20B, arXiv 2208.01448, section 3).
-    Without `init` there is nothing to copy: all is random.
+    `layers: copied` starts self-attention and feed-forward of the decoder's layers as copies of the encoder's (Rothe et
+    al. 2020, BERT2BERT). Without `init` there is nothing to copy: all is random.
     """
 
     tying: Tying = "tied"
     embeddings: Literal["copied", "random"] | None = None
+    layers: Literal["copied", "random"] = "random"
 
 
 @spec
@@ -79,10 +81,9 @@ class Stage:
         if self.decoder is not None and self.objective.architecture == "encoder":
             raise ValueError(f"objective {self.objective.name!r} trains an encoder, which has no decoder:")
         start = self.decoder
-        if start is not None and self.init is None and start.embeddings == "copied":
-            raise ValueError(
-                "decoder.embeddings: copied copies an embedding that init: brings, which is absent; leave it out"
-            )
+        if start is not None and self.init is None and "copied" in (start.embeddings, start.layers):
+            key = "embeddings" if start.embeddings == "copied" else "layers"
+            raise ValueError(f"decoder.{key}: copied copies what init: brings, which is absent; leave it out")
         if start is not None and self.init is not None and (start.tying, start.embeddings) == ("tied", "random"):
             raise ValueError(
                 "tying: tied has one matrix, the one that init: brings, so embeddings cannot be random; "

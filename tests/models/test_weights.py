@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import resource
 import signal
@@ -8,47 +7,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from megas2s.errors import BadCheckpoint, BadConfig, DiskTrouble
-from megas2s.files import publish, temporary_folder
-from megas2s.models.config import ModelConfig
-from megas2s.models.init import seeded
-from megas2s.models.parameters import canonical_parameters, owners, parameter_shapes
-from megas2s.models.transformer import build
-from megas2s.models.weights import INDEX, MODEL, hand_off, open_weights, save_weights, start_from
+from megas2s.errors import BadCheckpoint, DiskTrouble
+from megas2s.files import publish
+from megas2s.models.parameters import canonical_parameters, parameter_shapes
+from megas2s.models.weights import INDEX, MODEL, open_weights, save_weights
 
-ENCODER = ModelConfig(
-    vocab_size=40, hidden_size=16, num_heads=2, ffn_size=24, num_encoder_layers=2, max_positions=16, dropout=0.0
-)
-TYINGS = ["tied", "tied_to_decoder", "untied"]
-BATCH = {"input_ids": torch.arange(5, 23).view(2, 9), "decoder_input_ids": torch.arange(5, 19).view(2, 7)}
-FACTS = {"tokenizer": "abc", "step": "12"}
-
-
-def seq2seq(tying="tied", **changes):
-    return dataclasses.replace(ENCODER, **{"num_decoder_layers": 2, "tying": tying, **changes})
-
-
-def made(config, seed=1):
-    with seeded(seed, "init"):
-        return build(config).eval()
-
-
-def write(model, folder, **options):
-    temporary = temporary_folder(folder)
-    save_weights(temporary, canonical_parameters(model).items(), config=model.config, metadata=FACTS, **options)
-    publish(temporary, folder, {"kind": "weights"})
-    return open_weights(folder)
-
-
-def handed_over(source, target_config, folder, **choices):
-    """A new model of another seed that begins from `source`."""
-    target = made(target_config, seed=2)
-    initial = hand_off(write(source, folder), target_config, **choices)
-    with torch.no_grad():
-        for name, parameter in canonical_parameters(target).items():
-            if (value := initial(name)) is not None:
-                parameter.copy_(value)
-    return target
+from .small import ENCODER, FACTS, TYINGS, made, seq2seq, write
 
 
 @pytest.mark.parametrize("shard_bytes", [1, 4000, 1 << 30])
@@ -154,101 +118,3 @@ def test_a_full_disk_is_told_from_a_bug(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
-
-
-@pytest.mark.parametrize("decoder_embeddings", ["copied", "random"])
-@pytest.mark.parametrize("tying", TYINGS)
-def test_an_encoder_becomes_half_of_an_encoder_decoder(tmp_path, tying, decoder_embeddings):
-    source = made(ENCODER)
-    target = handed_over(source, seq2seq(tying), tmp_path / "w", decoder_embeddings=decoder_embeddings)
-    fresh = canonical_parameters(made(seq2seq(tying), seed=2))
-    assert torch.equal(target.encode(BATCH["input_ids"]), source.encode(BATCH["input_ids"]))
-    for role in ("decoder.embed.weight", "head.weight"):
-        copied = torch.equal(target.get_parameter(role), source.encoder.embed.weight)
-        assert copied == (decoder_embeddings == "copied" or tying == "tied")
-    for name, parameter in canonical_parameters(target).items():
-        if name.startswith("decoder.") and name not in owners(target.config).values():
-            assert torch.equal(parameter, fresh[name]), name
-
-
-def test_copied_matrices_are_apart_from_the_encoders():
-    model = made(seq2seq("untied"))
-    matrices = [model.encoder.embed.weight, model.decoder.embed.weight, model.head.weight]
-    assert len({matrix.data_ptr() for matrix in matrices}) == 3
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        *((tying, tying) for tying in TYINGS),
-        ("tied", "tied_to_decoder"),
-        ("tied", "untied"),
-        ("tied_to_decoder", "untied"),
-    ],
-)
-def test_an_encoder_decoder_goes_on_as_itself_also_with_matrices_untied(tmp_path, before, after):
-    source = made(seq2seq(before))
-    target = handed_over(source, seq2seq(after), tmp_path / "w")
-    ours, theirs = target(BATCH), source(BATCH)
-    assert torch.equal(ours.encoder_hidden, theirs.encoder_hidden)
-    assert torch.equal(target.logits(ours.decoder_hidden), source.logits(theirs.decoder_hidden))
-
-
-@pytest.mark.parametrize(
-    ("before", "after"), [("untied", "tied"), ("untied", "tied_to_decoder"), ("tied_to_decoder", "tied")]
-)
-def test_separate_matrices_cannot_become_one(before, after):
-    with pytest.raises(BadCheckpoint, match=f"choose tying: {before}, or start from the encoder alone"):
-        start_from(seq2seq(before), seq2seq(after))
-    assert start_from(seq2seq(before), seq2seq(after), part="encoder")["encoder.norm.bias"] == "encoder.norm.bias"
-
-
-@pytest.mark.parametrize("tying", TYINGS)
-def test_the_encoder_of_an_encoder_decoder_can_be_extracted(tmp_path, tying):
-    source = made(seq2seq(tying))
-    target = handed_over(source, ENCODER, tmp_path / "w")
-    assert torch.equal(target.encode(BATCH["input_ids"]), source.encode(BATCH["input_ids"]))
-    sources = start_from(source.config, ENCODER)
-    assert {name for name, origin in sources.items() if origin is None} == {
-        name for name in parameter_shapes(ENCODER) if name.startswith("mlm.")
-    }
-
-
-def test_an_encoder_goes_on_with_its_head_unless_only_the_encoder_is_wanted():
-    assert all(name == origin for name, origin in start_from(ENCODER, ENCODER).items())
-    assert start_from(ENCODER, ENCODER, part="encoder")["mlm.bias"] is None
-
-
-def test_the_encoder_alone_can_be_taken_into_a_new_encoder_decoder():
-    deeper = seq2seq("untied", num_decoder_layers=5)
-    sources = start_from(seq2seq("untied"), deeper, part="encoder")
-    assert sources["decoder.embed.weight"] == sources["head.weight"] == "encoder.embed.weight"
-    assert sources["decoder.layers.0.ffn.up.weight"] is None
-    assert sources["decoder.positions.weight"] is None
-
-
-def test_a_longer_table_of_positions_is_cut_and_a_shorter_one_refused(tmp_path):
-    shorter = dataclasses.replace(ENCODER, max_positions=10)
-    source = made(ENCODER)
-    target = handed_over(source, shorter, tmp_path / "w")
-    assert torch.equal(target.encoder.positions.weight, source.encoder.positions.weight[:10])
-    with pytest.raises(
-        BadCheckpoint, match="have 10 positions, the new model wants 16; set max_positions to 10 or less"
-    ):
-        start_from(shorter, ENCODER)
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [("vocab_size", 48), ("hidden_size", 32), ("num_heads", 4), ("ffn_size", 32), ("num_encoder_layers", 3),
-     ("num_decoder_layers", 3), ("activation", "relu"), ("norm_epsilon", 1e-12)],
-)  # fmt: skip
-def test_another_shape_is_refused_with_the_two_values(field, value):
-    theirs = getattr(seq2seq(), field)
-    with pytest.raises(BadCheckpoint, match=f"have {field} {theirs}, the new model {value}; set {field} to {theirs}"):
-        start_from(seq2seq(), seq2seq(**{field: value}))
-
-
-def test_random_embeddings_for_a_decoder_that_is_there_already_are_refused():
-    with pytest.raises(BadConfig, match="embeddings: random is how a new decoder starts, and init: brings one"):
-        start_from(seq2seq(), seq2seq("untied"), decoder_embeddings="random")

@@ -187,9 +187,13 @@ def test_rows_that_ranks_and_micro_batches_cannot_share_are_refused(micro_batch,
         (
             SEQ2SEQ,
             {"init": None, "decoder": {"tying": "untied", "embeddings": "copied"}},
-            "decoder.embeddings: copied copies an embedding that init: brings, which is absent; leave it out",
+            "decoder.embeddings: copied copies what init: brings, which is absent; leave it out",
         ),
-        (SEQ2SEQ, {"decoder": {"tying": "half"}}, "decoder.tying: input should be 'tied', 'tied_to_decoder' or 'untie"),
+        (
+            SEQ2SEQ,
+            {"decoder": {"tying": "half"}},
+            "decoder.tying: input should be 'tied', 'tied_to_decoder', 'untied_he",
+        ),
     ],
 )
 def test_a_hand_off_that_says_two_things_is_refused(data: dict, changes: dict, said: str):

@@ -1,0 +1,58 @@
+"""Relative positions: a learned bias on the attention scores for each distance between query and key (T5).
+
+    distance   0  1  2 ... 7 | 8 ... 11 | 12 ... 15 | ... | 128 and more
+    bucket     0  1  2 ... 7 |    8     |     9     | ... |      15            of 16 in each direction
+
+Raffel et al. 2020, section 2.1: one table per stack, (buckets, H), read by all its layers. Half of the buckets of a
+direction are single distances, the rest grows with their logarithm. An encoder looks both ways, a decoder back.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from megas2s.models.config import ModelConfig
+from megas2s.models.init import fill_normal
+
+
+class RelativeBias(nn.Module):
+    """The table of one stack. It makes the mask of the whole stack at once: bias, and what may not be seen."""
+
+    def __init__(self, config: ModelConfig, *, causal: bool) -> None:
+        super().__init__()
+        self.max_distance = config.relative_max_distance
+        self.causal = causal
+        self.weight = nn.Parameter(torch.empty(config.relative_buckets, config.num_heads))
+        fill_normal(self.weight, config.deviation(config.hidden_size))
+
+    def forward(self, length: int, mask: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """What is added to the scores of `length` positions in `dtype`: (1, H, S, S), or (B, H, S, S) with a mask.
+
+        `mask` is boolean and broadcasts to (B, H, S, S); a causal table without one lets each position look back.
+        """
+        index = torch.arange(length, device=self.weight.device)
+        distance = index[None, :] - index[:, None]  # of the key from the query
+        found = buckets(distance, len(self.weight), self.max_distance, causal=self.causal)
+        bias = F.embedding(found, self.weight).permute(2, 0, 1)[None].to(dtype)
+        if mask is None:
+            if not self.causal:
+                return bias
+            mask = distance <= 0
+        return bias.masked_fill(~mask, -math.inf)
+
+
+def buckets(distance: Tensor, count: int, max_distance: int, *, causal: bool) -> Tensor:
+    """The bucket of each distance (key minus query), of `count` in all; keys ahead of a causal query share bucket 0."""
+    if causal:
+        side, count, away = torch.zeros_like(distance), count, (-distance).clamp(min=0)
+    else:
+        count //= 2
+        side, away = (distance > 0).long() * count, distance.abs()
+    exact = count // 2
+    growth = torch.log(away.float() / exact) / math.log(max_distance / exact) * (count - exact)
+    far = exact + growth.clamp(min=0).long()
+    return side + torch.where(away < exact, away, far.clamp(max=count - 1))
