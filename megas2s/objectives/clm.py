@@ -18,7 +18,7 @@ from torch import Tensor
 from megas2s.models.output import ModelOutput
 from megas2s.objectives.base import Batch, Example, Part, RowLengths, Shape
 from megas2s.objectives.losses import label_counts, vocabulary_part
-from megas2s.objectives.noise import teacher_forced, with_end
+from megas2s.objectives.noise import framed, teacher_forced
 from megas2s.spec import spec
 
 
@@ -55,9 +55,10 @@ class CLM:
 
     def row_lengths(self, tokens: int, shape: Shape) -> RowLengths:
         """Room for the longest prefix and, apart from it, for the longest rest."""
+        ends = shape.vocabulary.ends
         return RowLengths(
-            source=_prefix(self.max_prefix, tokens) + 2,
-            target=tokens - _prefix(self.min_prefix, tokens) + 1,
+            source=1 + _prefix(self.max_prefix, tokens) + ends,
+            target=tokens - _prefix(self.min_prefix, tokens) + ends,
             full=False,
         )
 
@@ -67,12 +68,10 @@ class CLM:
         assert vocabulary.clm is not None, "window_size refuses this"
         piece = _longest_piece(tokens, vocabulary.doc)
         cut = _prefix(rng.uniform(self.min_prefix, self.max_prefix), len(piece))
-        source = np.empty(cut + 2, dtype=np.int64)
-        source[0], source[1:-1], source[-1] = vocabulary.clm, piece[:cut], vocabulary.eos
-        labels = with_end(piece[cut:], vocabulary.eos)
+        labels = framed(piece[cut:], vocabulary)
         return {
-            "input_ids": source,
-            "decoder_input_ids": teacher_forced(labels, vocabulary.eos),
+            "input_ids": framed(np.concatenate(([vocabulary.clm], piece[:cut])), vocabulary),
+            "decoder_input_ids": teacher_forced(labels, shape.start),
             "labels": labels,
         }
 

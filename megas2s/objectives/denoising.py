@@ -20,11 +20,11 @@ from megas2s.objectives.base import Batch, Example, Part, RowLengths, Shape
 from megas2s.objectives.losses import label_counts, vocabulary_part
 from megas2s.objectives.noise import (
     draw_spans,
+    framed,
     permute_sentences,
     span_counts,
     spans_as_masks,
     teacher_forced,
-    with_end,
     without_spans,
 )
 from megas2s.spec import spec
@@ -55,9 +55,10 @@ class Denoising:
         """The most tokens whose whole fits the target and whose rest, with masks, fits the source."""
         if self.noise == "mask" and shape.vocabulary.mask is None:
             raise ValueError("objective denoising with noise: mask needs a <mask> token, which the tokenizer lacks")
-        for tokens in range(shape.target_length - 1, 0, -1):
+        ends = shape.vocabulary.ends
+        for tokens in range(shape.target_length - ends, 0, -1):
             noised, _ = span_counts(tokens, self.noise_density, self.mean_span_length)
-            if noised and self._source_tokens(tokens) < shape.source_length:
+            if noised and self._source_tokens(tokens) + ends <= shape.source_length:
                 return tokens
         raise ValueError(
             f"objective denoising takes no token out of windows that fit a source of {shape.source_length} and a "
@@ -66,7 +67,8 @@ class Denoising:
 
     def row_lengths(self, tokens: int, shape: Shape) -> RowLengths:
         """Every row is full."""
-        return RowLengths(source=self._source_tokens(tokens) + 1, target=tokens + 1, full=True)
+        ends = shape.vocabulary.ends
+        return RowLengths(source=self._source_tokens(tokens) + ends, target=tokens + ends, full=True)
 
     def corrupt(self, tokens: np.ndarray, rng: np.random.Generator, shape: Shape, number: int) -> Example:
         """Take the spans out of the source; the target keeps every token."""
@@ -78,10 +80,10 @@ class Denoising:
         else:
             assert vocabulary.mask is not None, "window_size refuses this"
             source = spans_as_masks(source, spans, vocabulary.mask)
-        labels = with_end(tokens, vocabulary.eos)
+        labels = framed(tokens, vocabulary)
         return {
-            "input_ids": with_end(source, vocabulary.eos),
-            "decoder_input_ids": teacher_forced(labels, vocabulary.eos),
+            "input_ids": framed(source, vocabulary),
+            "decoder_input_ids": teacher_forced(labels, shape.start),
             "labels": labels,
         }
 

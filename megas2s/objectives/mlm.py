@@ -20,7 +20,7 @@ from megas2s.labels import IGNORED
 from megas2s.models.output import ModelOutput
 from megas2s.objectives.base import Batch, Example, Part, RowLengths, Shape
 from megas2s.objectives.losses import at_positions, label_counts, vocabulary_part
-from megas2s.objectives.noise import special_table, with_end
+from megas2s.objectives.noise import framed, special_table
 from megas2s.spec import spec
 from megas2s.tokenizer.vocab import Vocabulary
 
@@ -47,17 +47,17 @@ class MLM:
         return "encoder"
 
     def window_size(self, shape: Shape) -> int:
-        """Every column but that of `</s>`."""
+        """Every column but those of the tokens around the text."""
         if shape.vocabulary.mask is None:
             raise ValueError("objective mlm needs a <mask> token, which the tokenizer lacks")
-        tokens = shape.source_length - 1
+        tokens = shape.source_length - shape.vocabulary.ends
         if self.predicted(tokens) < 1:
             raise ValueError(f"objective mlm predicts no token of rows of {shape.source_length}; lengthen them")
         return tokens
 
     def row_lengths(self, tokens: int, shape: Shape) -> RowLengths:
         """Every row is full."""
-        return RowLengths(source=tokens + 1, target=0, full=True)
+        return RowLengths(source=tokens + shape.vocabulary.ends, target=0, full=True)
 
     def predicted(self, tokens: int) -> int:
         """k, the label slots of a window of so many tokens."""
@@ -68,8 +68,8 @@ class MLM:
         vocabulary = shape.vocabulary
         slots = self.predicted(len(tokens))
         choose = _choose_words if self.whole_word else _choose_tokens
-        chosen = choose(tokens, slots, rng, vocabulary)
-        row = with_end(tokens, vocabulary.eos)
+        chosen = choose(tokens, slots, rng, vocabulary) + (vocabulary.ends - 1)
+        row = framed(tokens, vocabulary)
         labels = row[chosen]
         fate = rng.random(len(chosen))
         row[chosen[fate >= self.keep + self.random]] = vocabulary.mask

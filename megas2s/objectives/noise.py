@@ -78,11 +78,14 @@ def permute_sentences(tokens: np.ndarray, rng: np.random.Generator, vocabulary: 
     return tokens[np.lexsort((np.arange(len(tokens)), keys[sentence], document))]
 
 
-def with_end(tokens: np.ndarray, end: int) -> np.ndarray:
-    """`tokens` and `end` after them, int64."""
-    row = np.empty(len(tokens) + 1, dtype=np.int64)
-    row[:-1] = tokens
-    row[-1] = end
+def framed(tokens: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
+    """A row, int64: what opens rows where the tokenizer has such a token, `tokens`, and the end."""
+    first = vocabulary.ends - 1
+    row = np.empty(len(tokens) + vocabulary.ends, dtype=np.int64)
+    if vocabulary.begin is not None:
+        row[0] = vocabulary.begin
+    row[first:-1] = tokens
+    row[-1] = vocabulary.eos
     return row
 
 
@@ -98,7 +101,7 @@ def teacher_forced(labels: np.ndarray, start: int) -> np.ndarray:
 def special_table(vocabulary: Vocabulary) -> np.ndarray:
     """bool (size,): the ids that stand for no text."""
     v = vocabulary
-    ids = [v.pad, v.eos, v.unk, v.bos, v.mask, v.doc, v.clm, *v.languages.values(), *v.sentinels]
+    ids = [v.pad, v.eos, v.unk, v.bos, v.begin, v.mask, v.doc, v.clm, *v.languages.values(), *v.sentinels]
     table = np.zeros(v.size, dtype=bool)
     table[[token for token in ids if token is not None]] = True
     return table

@@ -4,8 +4,10 @@
     megas2s_tokenizer.json    `Metadata` and the fingerprint
     tokenizer.json, tokenizer_config.json, special_tokens_map.json    the same tokenizer for transformers
 
+A tokenizer that is no SentencePiece model (kind: fast) has no spiece.model, and tokenizer.json is its model.
+
 The fingerprint is the SHA-256 of the model's bytes and the metadata: equal fingerprints give equal ids for equal text.
-The files for transformers are no part of it, they may differ between versions of that library.
+The other files for transformers are no part of it, they may differ between versions of that library.
 """
 
 from __future__ import annotations
@@ -31,10 +33,10 @@ SPECIAL = "special_tokens_map.json"
 
 @spec
 class Metadata:
-    """What a SentencePiece model does not say of itself. Ids that the tokenizer lacks are None or empty."""
+    """What a tokenizer's model does not say of itself. Ids that the tokenizer lacks are None or empty."""
 
     format_version: Literal[1] = 1
-    kind: Literal["sentencepiece"] = "sentencepiece"
+    kind: Literal["sentencepiece", "fast"] = "sentencepiece"
     normalization: Normalization
     opens_lines: bool  # whether a line is encoded with a space before it (`text.open_lines`); false for imported models
     size: int
@@ -48,6 +50,12 @@ class Metadata:
     languages: dict[str, int]
     sentinels: list[int]
     training: dict[str, object]  # the TokenizerSpec it was trained with, thread count included; empty when imported
+    begin: int | None = None  # what opens each row before its text
+
+    @property
+    def model_file(self) -> str:
+        """The file that holds the model."""
+        return MODEL if self.kind == "sentencepiece" else FAST
 
 
 class Stored(NamedTuple):
@@ -60,7 +68,10 @@ class Stored(NamedTuple):
     @property
     def fingerprint(self) -> str:
         """SHA-256 over the model and the metadata, in hexadecimal."""
-        described = json.dumps(plain(Metadata, self.metadata), sort_keys=True, ensure_ascii=False)
+        facts = plain(Metadata, self.metadata)
+        if self.metadata.begin is None:
+            del facts["begin"]
+        described = json.dumps(facts, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(self.model + b"\0" + described.encode()).hexdigest()
 
 
@@ -69,7 +80,7 @@ def write(stored: Stored, folder: Path, record: Mapping[str, object]) -> None:
     if folder.exists() and not (folder / METADATA).is_file() and (folder.is_file() or any(folder.iterdir())):
         raise BadConfig(f"{folder} exists and is no tokenizer; name a new or empty folder")
     temporary = files.empty_temporary(folder)
-    files.write_bytes(temporary / MODEL, stored.model)
+    files.write_bytes(temporary / stored.metadata.model_file, stored.model)
     for name, content in stored.companions.items():
         files.write_text(temporary / name, content)
     described = {"fingerprint": stored.fingerprint, **plain(Metadata, stored.metadata)}
@@ -79,9 +90,8 @@ def write(stored: Stored, folder: Path, record: Mapping[str, object]) -> None:
 
 def read(folder: Path) -> Stored:
     """The tokenizer at `folder`, its fingerprint checked; raises BadData."""
-    for name in (METADATA, MODEL, FAST, CONFIG):
-        if not (folder / name).is_file():
-            raise BadData(f"the tokenizer {folder} has no {name}; restore it or train it again with --overwrite")
+    for name in (METADATA, FAST, CONFIG):
+        _require(folder, name)
     try:
         described = files.read_json(folder / METADATA)
         expected = described.pop("fingerprint")
@@ -89,12 +99,18 @@ def read(folder: Path) -> Stored:
     except (ValueError, KeyError, TypeError, AttributeError, BadConfig) as error:
         reason = str(error).splitlines()[0]
         raise BadData(f"{folder / METADATA} cannot be read ({reason}); restore it from a copy") from None
-    names = [name for name in (FAST, CONFIG, SPECIAL) if (folder / name).is_file()]
+    _require(folder, metadata.model_file)
+    names = [name for name in (FAST, CONFIG, SPECIAL) if name != metadata.model_file and (folder / name).is_file()]
     companions = {name: (folder / name).read_text(encoding="utf-8") for name in names}
-    stored = Stored((folder / MODEL).read_bytes(), metadata, companions)
+    stored = Stored((folder / metadata.model_file).read_bytes(), metadata, companions)
     if stored.fingerprint != expected:
         raise BadData(
             f"the tokenizer {folder} has been altered: its fingerprint is {stored.fingerprint[:12]}..., "
             f"its {METADATA} says {str(expected)[:12]}...; restore it from a copy"
         )
     return stored
+
+
+def _require(folder: Path, name: str) -> None:
+    if not (folder / name).is_file():
+        raise BadData(f"the tokenizer {folder} has no {name}; restore it or train it again with --overwrite")

@@ -1,4 +1,7 @@
-"""Tokenizers made elsewhere: a SentencePiece `.model` file, alone or in a transformers folder; ids stay as they are.
+"""Tokenizers made elsewhere; ids stay as they are.
+
+    a SentencePiece `.model` file, alone or in a transformers folder       that model encodes
+    a transformers folder with `tokenizer.json` and no such model          `adopting.py`
 
 A transformers tokenizer may number its pieces differently from its SentencePiece model (XLM-R and MBart do) and add
 tokens to it (T5's sentinels). Its numbering is read from `tokenizer.json` or `tokenizer_config.json`, and the model is
@@ -7,10 +10,9 @@ rewritten in that order, so that here too the position of a piece is its id.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
-import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +20,32 @@ from sentencepiece import SentencePieceProcessor
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from megas2s.errors import BadData
+from megas2s.tokenizer.adopting import LANGUAGE, adopt, named, opening, read_json, sentinels
 from megas2s.tokenizer.export import companions, configuration
 from megas2s.tokenizer.folder import CLM, CONFIG, DOC, FAST, METADATA, PAD, Metadata, Stored
 
 log = logging.getLogger(__name__)
 
 MODEL_NAMES = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "sentencepiece.model", "spm.model")
-LANGUAGE = re.compile(r"[a-z]{2,3}_(?:[A-Z]{2}|[A-Z][a-z]{3})")  # en_XX of MBart, eng_Latn of NLLB
-SENTINEL = re.compile(r"<(?:extra_id|sentinel)_(\d+)>")
 RENUMBERED = ("XLMRoberta", "MBart", "Camembert", "Barthez", "XGLM", "Nllb", "Pegasus", "BigBirdPegasus", "Fairseq")
 Piece = ModelProto.SentencePiece
 
 
-def import_model(path: Path) -> Stored:
-    """The tokenizer at `path`, a `.model` file or a folder that holds one; raises BadData with one sentence."""
+def import_tokenizer(path: Path) -> Stored:
+    """The tokenizer at `path`, a `.model` file, a `tokenizer.json`, or a folder with one; raises BadData."""
     file = path if path.is_file() else _model_file(path)
+    if file.name == FAST:
+        return adopt(file, read_json(file.parent / CONFIG))
     proto = _read_model(file)
-    config = _read_json(file.parent / CONFIG)
-    fast = _read_json(file.parent / FAST)
+    config = read_json(file.parent / CONFIG)
+    fast = read_json(file.parent / FAST)
     numbered = _numbering(proto, config, fast, file.parent)
     if numbered is not None:
         proto = _renumber(proto, numbered)
     _hide_specials(proto, fast)
     metadata = _describe(proto, config, file)
+    if fast:
+        metadata = dataclasses.replace(metadata, begin=opening(json.dumps(fast)))
     model = proto.SerializeToString(deterministic=True)
     if not fast:
         return Stored(model, metadata, companions(model, metadata))
@@ -48,11 +53,15 @@ def import_model(path: Path) -> Stored:
 
 
 def _model_file(folder: Path) -> Path:
-    for name in MODEL_NAMES:
+    for name in (*MODEL_NAMES, FAST):
         if (folder / name).is_file():
             return folder / name
+    slow = next((name for name in ("vocab.json", "vocab.txt") if (folder / name).is_file()), None)
+    if slow is not None:
+        raise BadData(f"{folder} has {slow} and no {FAST}; load the tokenizer with transformers and save it to get one")
     raise BadData(
-        f"{folder} holds no tokenizer: neither {METADATA} nor a SentencePiece model ({', '.join(MODEL_NAMES)})"
+        f"{folder} holds no tokenizer: neither {METADATA} nor {FAST} nor a SentencePiece model "
+        f"({', '.join(MODEL_NAMES)})"
     )
 
 
@@ -63,16 +72,6 @@ def _read_model(file: Path) -> ModelProto:
     except RuntimeError:
         raise BadData(f"{file} is no SentencePiece model; give a .model file that SentencePiece wrote") from None
     return ModelProto.FromString(content)
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BadData(f"{file} is no valid JSON ({error}); restore it from a copy") from None
-    return value if isinstance(value, dict) else {}
 
 
 def _numbering(proto: ModelProto, config: dict[str, Any], fast: dict[str, Any], folder: Path) -> dict[int, str] | None:
@@ -145,17 +144,17 @@ def _describe(proto: ModelProto, config: dict[str, Any], file: Path) -> Metadata
     special = {name for name, number in ids.items() if proto.pieces[number].type == Piece.CONTROL}
     unk = next((number for number, piece in enumerate(proto.pieces) if piece.type == Piece.UNKNOWN), None)
     trained = proto.trainer_spec
-    named = {
-        "bos": _named(config.get("bos_token", trained.bos_piece if trained.bos_id >= 0 else None), ids),
-        "eos": _named(config.get("eos_token", trained.eos_piece if trained.eos_id >= 0 else None), ids),
-        "pad": _named(config.get("pad_token", trained.pad_piece if trained.pad_id >= 0 else None), ids),
-        "mask": _named(config.get("mask_token", "<mask>" if "<mask>" in special else None), ids),
+    roles = {
+        "bos": named(config.get("bos_token", trained.bos_piece if trained.bos_id >= 0 else None), ids),
+        "eos": named(config.get("eos_token", trained.eos_piece if trained.eos_id >= 0 else None), ids),
+        "pad": named(config.get("pad_token", trained.pad_piece if trained.pad_id >= 0 else None), ids),
+        "mask": named(config.get("mask_token", "<mask>" if "<mask>" in special else None), ids),
     }
-    if named["eos"] is None or unk is None:
+    if roles["eos"] is None or unk is None:
         raise BadData(
             f"{file} has no end-of-sentence token or no unknown token; every row ends in one, so name another"
         )
-    pad = named["pad"]
+    pad = roles["pad"]
     if pad is None:
         pad = len(proto.pieces)
         log.info("%s has no padding token; %s is added at the end, id %d", file, PAD, pad)
@@ -166,25 +165,13 @@ def _describe(proto: ModelProto, config: dict[str, Any], file: Path) -> Metadata
         opens_lines=False,
         size=len(proto.pieces),
         pad=pad,
-        eos=named["eos"],
+        eos=roles["eos"],
         unk=unk,
-        bos=named["bos"],
-        mask=named["mask"],
+        bos=roles["bos"],
+        mask=roles["mask"],
         doc=ids[DOC] if DOC in special else None,
         clm=ids[CLM] if CLM in special else None,
         languages={name: ids[name] for name in sorted(special) if LANGUAGE.fullmatch(name)},
-        sentinels=_sentinels(special, ids),
+        sentinels=sentinels(special, ids),
         training={},
     )
-
-
-def _named(token: object, ids: dict[str, int]) -> int | None:
-    """The id of a token that a configuration names, as a string or as a dictionary with its content."""
-    if isinstance(token, dict):
-        token = token.get("content")
-    return ids.get(token) if isinstance(token, str) else None
-
-
-def _sentinels(special: Iterable[str], ids: dict[str, int]) -> list[int]:
-    found = sorted((int(match[1]), ids[name]) for name in special if (match := SENTINEL.fullmatch(name)))
-    return [number for _, number in found]

@@ -29,6 +29,12 @@ class Vocabulary:
     word_starts: np.ndarray  # bool (size,): whether the piece opens a word
     sentence_ends: np.ndarray  # bool (size,): whether the piece closes a sentence
     fingerprint: str  # of the tokenizer: same fingerprint, same ids for the same text
+    begin: int | None = None  # what opens each row before its text; most imported tokenizers have one, ours do not
+
+    @property
+    def ends(self) -> int:
+        """Special tokens around the text of a row."""
+        return 1 if self.begin is None else 2
 
     @property
     def dtype(self) -> np.dtype[np.unsignedinteger]:

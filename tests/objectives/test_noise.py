@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 from megas2s.objectives.noise import (
     Spans,
     draw_spans,
+    framed,
     permute_sentences,
     span_counts,
     spans_as_masks,
     special_table,
     teacher_forced,
-    with_end,
     without_spans,
 )
 
-from .conftest import DOC
+from .conftest import DOC, make_vocabulary
 
 
 def spans_of(*pairs):
@@ -106,7 +106,7 @@ def test_neighbouring_documents_and_a_closing_separator_stay_in_place(vocabulary
 
 
 def test_the_decoder_reads_its_labels_one_later_from_the_end_token():
-    labels = with_end(np.array([7, 8, 9], dtype=np.uint16), 2)
+    labels = framed(np.array([7, 8, 9], dtype=np.uint16), make_vocabulary())
     assert labels.tolist() == [7, 8, 9, 2]
     assert labels.dtype == np.int64
     assert teacher_forced(labels, 2).tolist() == [2, 7, 8, 9]

@@ -7,7 +7,7 @@ from transformers import AutoTokenizer, MBartTokenizer, T5Tokenizer, XLMRobertaT
 
 from megas2s.errors import BadData
 from megas2s.tokenizer import folder as tokenizer_folder
-from megas2s.tokenizer.importing import import_model
+from megas2s.tokenizer.importing import import_tokenizer
 from megas2s.tokenizer.load import Tokenizer
 
 from .conftest import TEXTS, documents
@@ -77,7 +77,7 @@ def test_a_model_without_padding_gets_it_as_its_last_id(tmp_path):
 )
 def test_a_transformers_folder_keeps_the_numbers_of_transformers(tmp_path, kind, name, settings):
     theirs = saved_by_transformers(kind, name, tmp_path / "theirs", **settings)
-    tokenizer_folder.write(import_model(tmp_path / "theirs"), tmp_path / "ours", {})
+    tokenizer_folder.write(import_tokenizer(tmp_path / "theirs"), tmp_path / "ours", {})
     tokenizer, fast = Tokenizer.load(tmp_path / "ours"), AutoTokenizer.from_pretrained(tmp_path / "ours")
     for text in TEXTS.values():
         expected = theirs(text, add_special_tokens=False)["input_ids"]

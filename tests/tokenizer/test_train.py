@@ -15,8 +15,8 @@ from sentencepiece.sentencepiece_model_pb2 import ModelProto
 from megas2s.errors import BadConfig, BadData, Refusal
 from megas2s.spec import parse
 from megas2s.tokenizer import folder as tokenizer_folder
-from megas2s.tokenizer.load import PART
 from megas2s.tokenizer.sample import MOST_COPIES, BalancedSample
+from megas2s.tokenizer.spm import PART
 from megas2s.tokenizer.train import LONGEST, TokenizerSpec, train, train_tokenizer, training_lines
 
 from .conftest import SPEC, TEXTS, documents

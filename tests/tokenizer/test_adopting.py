@@ -1,0 +1,179 @@
+"""Byte-level BPE, WordPiece, Unigram from `tokenizer.json`: the ids of transformers, the parts that tokens play."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+
+import numpy as np
+import pytest
+
+transformers = pytest.importorskip("transformers")
+
+from tokenizers import Tokenizer as Library
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from megas2s.errors import BadData
+from megas2s.tokenizer import folder as tokenizer_folder
+from megas2s.tokenizer.importing import import_tokenizer
+from megas2s.tokenizer.load import Tokenizer
+
+TEXTS = [
+    "The lighthouse keeper wrote a letter every evening, but nobody knew to whom. So it is!",
+    "Der Wärter schrieb jeden Abend einen Brief.\nNiemand wußte, an wen?",
+    "외할머니는 아침마다 고추를 말리셨다. 祖母は毎朝、水をやる。",
+    "",
+]
+WRITTEN_OUT = "a <mask> b [MASK] c </s> d [SEP] <s> [CLS] <pad> [PAD] <extra_id_0>"
+
+
+def roberta() -> tuple[Library, dict]:
+    library = Library(models.BPE(unk_token="<unk>"))
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.decoder = decoders.ByteLevel()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=420,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    library.train_from_iterator(TEXTS, trainer)
+    library.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    roles = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>", "unk_token": "<unk>"}
+    return library, {**roles, "pad_token": "<pad>", "mask_token": "<mask>"}
+
+
+def bert() -> tuple[Library, dict]:
+    library = Library(models.WordPiece(unk_token="[UNK]"))
+    library.normalizer = normalizers.BertNormalizer(lowercase=True)
+    library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    library.decoder = decoders.WordPiece()
+    special = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    library.train_from_iterator(
+        TEXTS, trainers.WordPieceTrainer(vocab_size=200, special_tokens=special, show_progress=False)
+    )
+    library.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 3), ("[SEP]", 4)]
+    )
+    roles = {"cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]", "pad_token": "[PAD]"}
+    return library, {**roles, "mask_token": "[MASK]"}
+
+
+def t5() -> tuple[Library, dict]:
+    library = Library(models.Unigram())
+    library.pre_tokenizer = pre_tokenizers.Metaspace()
+    library.decoder = decoders.Metaspace()
+    special = ["<pad>", "</s>", "<unk>", *(f"<extra_id_{n}>" for n in (3, 2, 1, 0))]
+    trainer = trainers.UnigramTrainer(vocab_size=180, special_tokens=special, unk_token="<unk>", show_progress=False)
+    library.train_from_iterator(TEXTS, trainer)
+    library.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return library, {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+
+
+MADE = {"roberta": roberta, "bert": bert, "t5": t5}
+
+
+@pytest.fixture(scope="module", params=MADE)
+def theirs(request, tmp_path_factory):
+    """A tokenizer of transformers and the folder it was saved in."""
+    library, roles = MADE[request.param]()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=library, **roles)
+    folder = tmp_path_factory.mktemp("theirs") / request.param
+    tokenizer.save_pretrained(folder)
+    return tokenizer, folder
+
+
+@pytest.fixture(scope="module")
+def ours(theirs):
+    return Tokenizer.load(theirs[1])
+
+
+def test_ids_are_those_of_transformers(theirs, ours):
+    expected = [theirs[0](text, add_special_tokens=False).input_ids for text in TEXTS]
+    ids, offsets = ours.encode_batch(TEXTS)
+    assert [ids[start:end].tolist() for start, end in itertools.pairwise(offsets)] == expected
+    assert ids.dtype == np.int32
+
+
+def test_a_row_is_framed_as_transformers_frames_it(theirs, ours):
+    vocabulary = ours.vocabulary
+    begin = [] if vocabulary.begin is None else [vocabulary.begin]
+    text = TEXTS[0]
+    assert [*begin, *ours.encode(text).tolist(), vocabulary.eos] == theirs[0](text).input_ids
+    assert vocabulary.ends == len(begin) + 1
+
+
+def test_no_text_produces_a_special_token(ours):
+    vocabulary = ours.vocabulary
+    special = {vocabulary.pad, vocabulary.eos, vocabulary.bos, vocabulary.mask, vocabulary.begin, *vocabulary.sentinels}
+    assert not special & set(ours.encode(WRITTEN_OUT).tolist())
+    assert not special & set(vocabulary.ordinary.tolist())
+
+
+def test_roles_are_those_of_the_files(theirs, ours):
+    name, vocabulary = theirs[1].name, ours.vocabulary
+    expected = {
+        "roberta": (0, 1, 2, 3, 4, 0),
+        "bert": (3, 0, 4, 2, 5, 3),
+        "t5": (None, 0, 1, 2, None, None),
+    }
+    v = vocabulary
+    assert (v.bos, v.pad, v.eos, v.unk, v.mask, v.begin) == expected[name]
+    assert v.size == len(theirs[0])
+    if name == "t5":
+        assert v.sentinels == (6, 5, 4, 3)
+    if name == "bert":
+        assert 1 not in v.ordinary, "[unused0] means nothing"
+
+
+def test_words_and_sentences_are_seen_through_how_pieces_are_written(ours):
+    text = "The lighthouse keeper wrote a letter. So it is!"
+    ids = ours.encode(text)
+    starts = ours.vocabulary.word_starts[ids].sum()
+    punctuation = 2 if ours.piece(int(ids[-1])) == "!" and "##" in "".join(map(ours.piece, ids)) else 0
+    assert starts - punctuation in (8, 9)  # byte-level BPE sees no space before the first word
+    assert ours.vocabulary.sentence_ends[ids].sum() == 2
+
+
+def test_text_comes_back(theirs, ours):
+    text = TEXTS[0]
+    back = ours.decode([*ours.encode(text).tolist(), ours.vocabulary.eos])
+    assert back.replace(" ", "").lower() == text.replace(" ", "").lower()
+    assert ours.decode([ours.vocabulary.eos], specials=True) == ours.piece(ours.vocabulary.eos)
+
+
+def test_it_is_written_and_read_with_the_same_fingerprint(theirs, ours, tmp_path):
+    tokenizer_folder.write(import_tokenizer(theirs[1]), tmp_path / "ours", {})
+    again = Tokenizer.load(tmp_path / "ours")
+    assert again.fingerprint == ours.fingerprint
+    assert pickle.loads(pickle.dumps(again)).encode(TEXTS[1]).tolist() == ours.encode(TEXTS[1]).tolist()
+    reloaded = transformers.AutoTokenizer.from_pretrained(tmp_path / "ours")
+    assert reloaded(TEXTS[1]).input_ids == theirs[0](TEXTS[1]).input_ids
+    (tmp_path / "ours" / "tokenizer.json").write_text("{}")
+    with pytest.raises(BadData, match="has been altered"):
+        Tokenizer.load(tmp_path / "ours")
+
+
+@pytest.mark.parametrize(("role", "sentence"), [("pad_token", "fills rows up"), ("unk_token", "stands for")])
+def test_a_tokenizer_without_a_token_that_models_need_is_refused(tmp_path, role, sentence):
+    library, roles = roberta()
+    del roles[role]
+    transformers.PreTrainedTokenizerFast(tokenizer_object=library, **roles).save_pretrained(tmp_path / "theirs")
+    with pytest.raises(BadData, match=f"names no {role}, the token that {sentence}"):
+        Tokenizer.load(tmp_path / "theirs")
+
+
+def test_files_of_a_slow_tokenizer_alone_are_refused(tmp_path):
+    (tmp_path / "vocab.json").write_text("{}")
+    with pytest.raises(BadData, match=r"has vocab\.json and no tokenizer\.json; load the tokenizer with transformers"):
+        Tokenizer.load(tmp_path)
+
+
+def test_a_tokenizer_of_another_kind_is_refused(tmp_path):
+    Library(models.WordLevel({"a": 0}, unk_token="a")).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(BadData, match="is of type WordLevel"):
+        Tokenizer.load(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(BadData, match="no tokenizer that the tokenizers library reads"):
+        Tokenizer.load(tmp_path)
