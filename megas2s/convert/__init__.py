@@ -1,11 +1,41 @@
 """The list of families that models convert to and from."""
 
-from megas2s.convert import mbart, roberta_prelayernorm
+from megas2s.convert import bart, bert, roberta, t5
 from megas2s.convert.names import Family, Part
+from megas2s.errors import BadConfig
+from megas2s.models.config import ModelConfig
+from megas2s.tokenizer.vocab import Vocabulary
 
-FAMILIES: tuple[Family, ...] = (roberta_prelayernorm.FAMILY, mbart.FAMILY)
+FAMILIES: tuple[Family, ...] = (
+    roberta.PRE_LAYER_NORM,
+    roberta.ROBERTA,
+    roberta.XLM_ROBERTA,
+    bert.BERT,
+    bert.ELECTRA,
+    bart.MBART,
+    bart.BART,
+    t5.T5,
+    t5.MT5,
+    t5.T5_ENCODER,
+    t5.MT5_ENCODER,
+)
 
 
-def family_of(part: Part) -> Family:
-    """The family that an encoder, or an encoder-decoder, of ours is exported as."""
-    return next(family for family in FAMILIES if family.part == part)
+def family_of(config: ModelConfig, part: Part, vocabulary: Vocabulary) -> Family:
+    """The family that a model of ours is exported as: the one its configuration names, else the first that it can be.
+
+    `config` is of the part: an encoder's for "encoder". The encoder of a model whose family has none by itself (BART's,
+    say) takes the first that it can be. Raises BadConfig where no family can.
+    """
+    candidates = [family for family in FAMILIES if family.part == part]
+    candidates.sort(key=lambda family: family.model_type != config.family)  # stable: else the order of the list
+    refusals = [family.refusal(config, vocabulary) for family in candidates]
+    if candidates[0].model_type == config.family and refusals[0] is not None:
+        raise BadConfig(f"{refusals[0]}; change that, or remove family: {config.family}")
+    reasons = []
+    for family, refusal in zip(candidates, refusals, strict=True):
+        if refusal is None:
+            return family
+        reasons.append(refusal)
+    nearest = min(reasons, key=lambda refusal: len(refusal.reasons))
+    raise BadConfig(f"no family of transformers is such a model, and what is trained is to be exported: {nearest}")

@@ -31,10 +31,10 @@ fill = pipeline("fill-mask", model="{name}")
 print(fill(f"Paris is the {{fill.tokenizer.mask_token}} of France.")[0]["token_str"])
 """,
     "feature-extraction": """\
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoTokenizer, {architecture}
 
 tokenizer = AutoTokenizer.from_pretrained("{name}")
-model = AutoModel.from_pretrained("{name}", add_pooling_layer=False)
+model = {architecture}.from_pretrained("{name}"{options})
 states = model(**tokenizer("A sentence.", return_tensors="pt")).last_hidden_state
 """,
     "seq2seq": """\
@@ -54,10 +54,11 @@ NOTES = {
         "modelling, so none is here. Fine-tune it, or use its states."
     ),
     "seq2seq": (
-        "Labels end in the end-of-sequence token, and the decoder starts from it: `model(..., labels=labels)` makes "
-        "its inputs by moving that token to the front."
+        "Labels end in the end-of-sequence token, and the decoder starts from {start}: `model(..., labels=labels)` "
+        "makes its inputs so."
     ),
 }
+STARTS = {"eos": "it", "pad": "the padding token"}
 
 
 class Facts(NamedTuple):
@@ -66,6 +67,8 @@ class Facts(NamedTuple):
     name: str
     part: Part
     head: bool
+    architecture: str  # class of transformers
+    options: Mapping[str, object]  # that its from_pretrained wants
     config: ModelConfig
     dtype: str
     metadata: Mapping[str, str]  # what was written beside the weights
@@ -87,7 +90,7 @@ def card(facts: Facts) -> str:
     sections = [
         f"# {facts.name}",
         _what(facts),
-        f"## How to load\n\n```python\n{LOADING[facts.task].format(name=facts.name)}```\n\n{NOTES[facts.task]}",
+        _loading(facts),
         _losses(facts.source, _stages(recipe, facts.source)) if recipe is not None else "",
         _corpus(corpus) if corpus is not None else "",
         _recipe(recipe) if recipe is not None else "",
@@ -97,6 +100,13 @@ def card(facts: Facts) -> str:
         "private or hurtful in that text.",
     ]
     return _header(facts, corpus) + "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _loading(facts: Facts) -> str:
+    options = "".join(f", {key}={value}" for key, value in facts.options.items())
+    code = LOADING[facts.task].format(name=facts.name, architecture=facts.architecture, options=options)
+    note = NOTES[facts.task].format(start=STARTS[facts.config.decoder_start])
+    return f"## How to load\n\n```python\n{code}```\n\n{note}"
 
 
 def _header(facts: Facts, corpus: Corpus | None) -> str:
@@ -124,22 +134,25 @@ def _what(facts: Facts) -> str:
     tying = {
         "tied": "one matrix for all",
         "tied_to_decoder": "one matrix for decoder and head, another for the encoder",
+        "untied_head": "one matrix for encoder and decoder, another for the head",
         "untied": "three matrices",
     }
+    relative = f"relative, {config.relative_buckets} buckets up to {config.relative_max_distance} tokens"
     rows = {
         "parameters": f"{parameters:,}",
         "layers": layers,
         "width": f"{config.hidden_size}, {config.num_heads} heads",
-        "feed-forward": f"{config.ffn_size}, {config.activation}",
-        "positions": f"{config.max_positions}",
+        "feed-forward": f"{config.ffn_size}, {'gated ' if config.gated else ''}{config.activation}",
+        "positions": f"{config.max_positions}" if config.has_learned_positions else relative,
         "vocabulary": f"{config.vocab_size:,} ({tying[config.tying]})",
         "stored as": facts.dtype,
     }
     stage = facts.metadata.get("stage")
     after = f", from stage `{stage}`" if stage else ""
     step = f" at step {facts.source.step:,}" if facts.source.step is not None else ""
-    kind = "A pre-norm encoder-decoder" if config.is_seq2seq else "A pre-norm encoder"
-    return f"{kind} pretrained with megas2s{after}{step}.\n\n{_table(('', ''), rows.items())}"
+    kind = "encoder-decoder" if config.is_seq2seq else "encoder"
+    said = f"A {config.norm_position}-norm {kind} pretrained with megas2s{after}{step}."
+    return f"{said}\n\n{_table(('', ''), rows.items())}"
 
 
 def _stages(recipe: Mapping[str, Any], source: Source) -> list[str]:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from megas2s import files
 from megas2s.convert import family_of, hf, tensors
-from megas2s.convert.importing import BESIDE
-from megas2s.convert.names import Part, Shape
+from megas2s.convert.importing import BESIDE, HEAD, RANDOM
+from megas2s.convert.names import Part, Shape, decoder_start
 from megas2s.errors import BadConfig
 from megas2s.models.config import ModelConfig
 from megas2s.models.parameters import owners
@@ -31,15 +31,22 @@ from megas2s.tokenizer.vocab import Vocabulary
 KIND = "hugging face export"
 
 
-def shape(config: ModelConfig, part: Part | None) -> Shape:
-    """What is exported of a model: all of it, or with `part` "encoder" its encoder."""
+def shape(config: ModelConfig, part: Part | None, vocabulary: Vocabulary, *, head: bool = True) -> Shape:
+    """What is exported of a model: all of it, or with `part` "encoder" its encoder; `head`: whether it has one."""
     part = part or ("seq2seq" if config.is_seq2seq else "encoder")
     if part == "seq2seq" and not config.is_seq2seq:
         raise BadConfig("these weights are an encoder's, without a decoder; export them with --part encoder")
-    family = family_of(part)
     if part == "encoder" and config.is_seq2seq:
-        return Shape(family, config.encoder_only(), head=False)
-    return Shape(family, config, head=True)
+        alone = config.encoder_only()
+        return Shape(family_of(alone, part, vocabulary), alone, head=False)
+    family = family_of(config, part, vocabulary)
+    return Shape(family, config, head=head and family.has_head)
+
+
+def shape_of(reader: WeightsReader, tokenizer: Stored, part: Part | None) -> Shape:
+    """`shape` of weights on disk; a head that was made up when they were imported is none."""
+    vocabulary = Tokenizer(tokenizer, reader.folder).vocabulary
+    return shape(reader.config, part, vocabulary, head=reader.metadata.get(HEAD) != RANDOM)
 
 
 def export(
@@ -58,15 +65,15 @@ def export(
 
     Holds one tensor at a time while it writes, one whole model while it checks. `out` must not exist, or be an export.
     """
-    exported = shape(reader.config, part)
     vocabulary = Tokenizer(tokenizer, out).vocabulary
+    exported = shape_of(reader, tokenizer, part)
     settings = _settings(exported, vocabulary, dtype)
     hf.compare_names(exported, settings)
     if check:
         hf.require_memory(exported)
     require_replaceable(out)
     temporary = files.empty_temporary(out)
-    value = _values(reader)
+    value = values_of(reader, exported.config)
     tensors.write(temporary, tensors.shards(exported.entries, dtype, shard_bytes=shard_bytes), dtype, value)
     files.write_json(temporary / "config.json", settings)
     if exported.config.is_seq2seq:
@@ -110,13 +117,13 @@ def _generation(config: ModelConfig, vocabulary: Vocabulary) -> dict[str, object
         "bos_token_id": vocabulary.bos,
         "eos_token_id": vocabulary.eos,
         "pad_token_id": vocabulary.pad,
-        "decoder_start_token_id": vocabulary.eos,
+        "decoder_start_token_id": decoder_start(config, vocabulary),
         "max_length": config.max_positions,
     }
 
 
 def _write_tokenizer(tokenizer: Stored, folder: Path, config: ModelConfig) -> None:
-    files.write_bytes(folder / tokenizer_folder.MODEL, tokenizer.model)
+    files.write_bytes(folder / tokenizer.metadata.model_file, tokenizer.model)
     described = {"fingerprint": tokenizer.fingerprint, **plain(Metadata, tokenizer.metadata)}
     files.write_json(folder / tokenizer_folder.METADATA, described)
     for name, content in tokenizer.companions.items():
@@ -126,7 +133,13 @@ def _write_tokenizer(tokenizer: Stored, folder: Path, config: ModelConfig) -> No
         files.write_text(folder / name, content)
 
 
-def _values(reader: WeightsReader) -> Callable[[str], Tensor]:
-    """The values of a canonical name or role."""
-    matrices = owners(reader.config)
-    return lambda name: reader.tensor(matrices.get(name, name))
+def values_of(reader: WeightsReader, exported: ModelConfig) -> Callable[[str], Tensor]:
+    """The values of a canonical name or role; what scaled an encoder's embedding goes into its matrix."""
+    config, matrices = reader.config, owners(reader.config)
+    scaled = config.scale_embedding and not exported.scale_embedding
+
+    def value(name: str) -> Tensor:
+        tensor = reader.tensor(matrices.get(name, name))
+        return tensor * config.hidden_size**0.5 if scaled and name == "encoder.embed.weight" else tensor
+
+    return value

@@ -7,6 +7,7 @@ padded rows: our model and the reloaded one, one after the other, so that only o
 from __future__ import annotations
 
 import gc
+import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from megas2s import files
 from megas2s.convert import FAMILIES
-from megas2s.convert.names import Shape
+from megas2s.convert.names import Shape, decoder_start
 from megas2s.errors import BadCheckpoint, BadConfig
 from megas2s.labels import IGNORED
 from megas2s.models.config import ModelConfig
@@ -52,7 +53,7 @@ def read_settings(folder: Path) -> dict[str, object]:
         model_type = str(raw["model_type"])
     except (ValueError, KeyError, TypeError):
         raise BadConfig(f"{file} is no configuration of transformers: it has no model_type") from None
-    known = [family.model_type for family in FAMILIES]
+    known = list(dict.fromkeys(family.model_type for family in FAMILIES))
     if model_type not in known:
         raise BadConfig(
             f"{file} has model_type {model_type!r}, which has no counterpart here; {nearest(model_type, known)}"
@@ -71,7 +72,7 @@ def compare_names(exported: Shape, settings: Mapping[str, object]) -> None:
     """Our plan against the class that will load it: no name or shape more or less."""
     configuration: Any = transformers.AutoConfig
     with torch.device("meta"):
-        model = _class(exported)(configuration.for_model(**settings), **_without_pooler(exported))
+        model = _class(exported)(configuration.for_model(**settings), **without_pooler(exported))
     tied = set(exported.family.copies(exported.config, exported.head))
     theirs = {name: tuple(value.shape) for name, value in model.state_dict().items() if name not in tied}
     ours = {entry.theirs: entry.shape for entry in exported.entries}
@@ -134,7 +135,7 @@ def sample_rows(config: ModelConfig, vocabulary: Vocabulary) -> dict[str, Tensor
     if not config.is_seq2seq:
         return {**batch, "labels": ids.masked_fill(ids.eq(vocabulary.pad), IGNORED)}
     labels = padded(TARGET_LENGTHS, IGNORED)
-    start = torch.full((len(labels), 1), vocabulary.eos)
+    start = torch.full((len(labels), 1), decoder_start(config, vocabulary))
     shifted = torch.cat([start, labels[:, :-1]], dim=1)
     return {**batch, "labels": labels, "decoder_input_ids": shifted.masked_fill(shifted.eq(IGNORED), vocabulary.pad)}
 
@@ -179,7 +180,7 @@ def _our_model(exported: Shape, value: Callable[[str], Tensor]) -> EncoderModel 
 def _their_numbers(exported: Shape, folder: Path, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
     with _no_progress_bar():
         model, info = _class(exported).from_pretrained(
-            folder, dtype=torch.float32, output_loading_info=True, local_files_only=True, **_without_pooler(exported)
+            folder, dtype=torch.float32, output_loading_info=True, local_files_only=True, **without_pooler(exported)
         )
     left = [name for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in info[kind]]
     if left:
@@ -209,6 +210,7 @@ def _class(exported: Shape) -> Any:
     return getattr(transformers, exported.architecture)
 
 
-def _without_pooler(exported: Shape) -> dict[str, bool]:
-    """AutoModel adds a pooler, which none of our models has."""
-    return {} if exported.head else {"add_pooling_layer": False}
+def without_pooler(exported: Shape) -> dict[str, bool]:
+    """Some classes without a head add a pooler, which none of our models has."""
+    takes = inspect.signature(_class(exported).__init__).parameters
+    return {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}

@@ -27,6 +27,7 @@ from megas2s.models.init import seeded
 from megas2s.models.parameters import owners, parameter_shapes
 
 BESIDE = "megas2s.json"  # written by our export: what config.json has no key for
+HEAD, RANDOM = "mlm_head", "random"  # in the metadata of weights whose head no one has trained
 
 
 class Incoming(NamedTuple):
@@ -43,42 +44,47 @@ class Incoming(NamedTuple):
             yield name, self.sources[name]()
 
 
-def incoming(folder: Path, settings: Settings) -> Incoming:
+def incoming(folder: Path, settings: Settings, *, allow_pickle: bool = False) -> Incoming:
     """Check everything about a folder short of reading all its values; `settings` is its config.json with defaults."""
-    family = next(family for family in FAMILIES if family.model_type == settings["model_type"])
-    head = _has_head(family, settings, folder)
-    hub = HubTensors(folder)
+    family, head = _family(settings, folder)
+    hub = HubTensors(folder, body="" if head else family.body, allow_pickle=allow_pickle)
     beside = _beside(folder)
     notes: list[str] = []
-    config = _tied_again(family.model_config(settings), beside.get("tying"), hub, notes)
+    config = _tied_again(family.model_config(settings, hub), beside.get("tying"), hub, notes)
     plan = family.entries(config, head)
     _check_names(family, config, head, hub, notes)
-    folds = _check_zeros(plan, hub, notes)
+    _check_zeros(plan, hub)
     matrices = owners(config)
     sources: dict[str, Callable[[], Tensor]] = {}
     for entry in plan:
         if entry.ours is not None:  # of several tensors that are one matrix here, the last is the one that is used
             _check_shape(entry, hub)
             name = matrices.get(entry.ours, entry.ours)
-            sources[name] = _reader(hub, entry, folds.get(entry.ours))
-    if family.part == "encoder" and not head:
-        sources |= _fresh_head(config)
-        notes.append("the folder has no head for masked language modelling; a random one was made")
+            sources[name] = _reader(hub, entry)
     metadata = beside.get("metadata")
     kept = {str(key): str(value) for key, value in metadata.items()} if isinstance(metadata, dict) else {}
+    if family.part == "encoder" and not head:
+        sources |= _fresh_head(config)
+        kept[HEAD] = RANDOM
+        notes.append("the folder has no head for masked language modelling; a random one was made")
+    if without := sorted(parameter_shapes(config).keys() - sources.keys()):
+        raise BadConfig(f"{folder} holds nothing for {without[0]}; load the model with its head and save it")
     return Incoming(config, kept, notes, sources)
 
 
-def _has_head(family: Family, settings: Settings, folder: Path) -> bool:
+def _family(settings: Settings, folder: Path) -> tuple[Family, bool]:
+    """The family of the class that a folder was saved from, and whether that class has a head."""
     listed = settings.get("architectures")
     names = listed if isinstance(listed, list) else []
-    known = [name for name in names if name in family.architectures]
-    if not known:
-        wanted = " or ".join(family.architectures)
-        raise BadConfig(
-            f"{folder / 'config.json'} has architectures {names}; {wanted} is needed: load the model as one and save it"
-        )
-    return family.architectures[known[0]]
+    families = [family for family in FAMILIES if family.model_type == settings["model_type"]]
+    for name in names:
+        for family in families:
+            if name in family.architectures:
+                return family, family.architectures[name]
+    wanted = " or ".join(name for family in families for name in family.architectures)
+    raise BadConfig(
+        f"{folder / 'config.json'} has architectures {names}; {wanted} is needed: load the model as one and save it"
+    )
 
 
 def _beside(folder: Path) -> dict[str, object]:
@@ -126,23 +132,14 @@ def _check_names(family: Family, config: ModelConfig, head: bool, hub: HubTensor
         notes.append(f"not used here, left behind: {', '.join(dropped)}")
 
 
-def _check_zeros(plan: list[Entry], hub: HubTensors, notes: list[str]) -> dict[str, Tensor]:
-    """Tensors that models here do not have must be zero; a row that is not may be added to a table instead."""
-    folds: dict[str, Tensor] = {}
+def _check_zeros(plan: list[Entry], hub: HubTensors) -> None:
+    """Tensors that models here do not have must be zero."""
     for entry in plan:
-        if entry.ours is not None or entry.theirs not in hub.names:
-            continue
-        values = hub.tensor(entry.theirs)
-        if not bool(values.any()):
-            continue
-        if entry.folded_into is None or len(values) != 1:
+        if entry.ours is None and entry.theirs in hub.names and not hub.zero(entry.theirs):
             raise BadConfig(
-                f"{hub.folder}: {entry.theirs} of shape {tuple(values.shape)} is not zero, and models here have no "
+                f"{hub.folder}: {entry.theirs} of shape {hub.shape(entry.theirs)} is not zero, and models here have no "
                 "such tensor; convert another model"
             )
-        folds[entry.folded_into] = values
-        notes.append(f"{entry.theirs} is added to {entry.folded_into}: equal up to rounding, not bit for bit")
-    return folds
 
 
 def _check_shape(entry: Entry, hub: HubTensors) -> None:
@@ -151,17 +148,13 @@ def _check_shape(entry: Entry, hub: HubTensors) -> None:
         raise BadCheckpoint(f"{hub.folder}: {entry.theirs} has shape {found}, its config.json says {entry.shape}")
 
 
-def _reader(hub: HubTensors, entry: Entry, fold: Tensor | None) -> Callable[[], Tensor]:
-    def read() -> Tensor:
-        values = hub.tensor(entry.theirs)[entry.leading :]
-        return values.contiguous() if fold is None else values + fold
-
-    return read
+def _reader(hub: HubTensors, entry: Entry) -> Callable[[], Tensor]:
+    return lambda: hub.tensor(entry.theirs)[entry.leading :].contiguous()
 
 
 def _fresh_head(config: ModelConfig) -> dict[str, Callable[[], Tensor]]:
     with seeded(0, "convert", "mlm head"):
-        embedding = torch.nn.Parameter(torch.empty(config.vocab_size, config.hidden_size, device="meta"))
+        embedding = torch.nn.Parameter(torch.empty(config.vocab_size, config.embedding_width, device="meta"))
         head = MaskedHead(config, weight=embedding)
     made = {f"mlm.{name}": parameter.detach() for name, parameter in head.named_parameters() if name != "weight"}
     return {name: tensor.clone for name, tensor in made.items()}

@@ -9,9 +9,10 @@ it backwards, so the two cannot drift apart.
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from typing import Literal, NamedTuple, Protocol
 
 from megas2s.errors import BadConfig
 from megas2s.models.config import ModelConfig
@@ -22,20 +23,45 @@ Settings = Mapping[str, object]  # the content of a config.json, defaults filled
 
 NUMBER = "{n}"
 
+ACTIVATIONS: dict[str, str] = {
+    "gelu": "gelu",
+    "gelu_tanh": "gelu_new",
+    "relu": "relu",
+    "silu": "silu",
+}  # ours -> theirs
+
+# Sizes, and what says how a model is trained and not what it is.
+ALWAYS_FREE = {"vocab_size", "hidden_size", "num_heads", "ffn_size", "num_encoder_layers", "num_decoder_layers"}
+ALWAYS_FREE |= {"max_positions", "tying", "family", "init", "init_std", "pad_id", "decoder_start"}
+ALWAYS_FREE |= {"relative_buckets", "relative_max_distance"}
+ALWAYS_FREE |= {"dropout", "attention_dropout", "ffn_dropout", "output_dropout"}
+
 
 class Entry(NamedTuple):
     """One tensor of a Hugging Face file: `leading` rows of zeros, then the values of the canonical tensor `ours`.
 
     `ours` is a canonical name or the role of a vocabulary matrix (`models.parameters.owners` says which matrix plays
-    it); without one the tensor is all zeros. An imported one that is not, and has one row, is added to every row of
-    `folded_into`.
+    it); without one the tensor is all zeros.
     """
 
     theirs: str
     ours: str | None
     shape: tuple[int, ...]
     leading: int = 0
-    folded_into: str | None = None
+
+
+class Found(Protocol):
+    """What may be asked about the tensors of a folder before its shape is known: what config.json does not say."""
+
+    @property
+    def names(self) -> Set[str]:
+        """All tensors."""
+
+    def same(self, one: str, other: str) -> bool:
+        """Whether two tensors are equal."""
+
+    def zero(self, name: str) -> bool:
+        """Whether a tensor is all zeros."""
 
 
 class Family(NamedTuple):
@@ -43,16 +69,32 @@ class Family(NamedTuple):
 
     model_type: str
     part: Part
-    architectures: Mapping[str, bool]  # class name -> whether it has a head on the vocabulary
+    architectures: Mapping[
+        str, bool
+    ]  # class name -> whether it has a head on the vocabulary; the first of each is ours
     settings: Callable[[ModelConfig, Vocabulary], dict[str, object]]  # the content of config.json; raises BadConfig
-    model_config: Callable[[Settings], ModelConfig]  # its inverse; raises BadConfig naming what we cannot represent
+    model_config: Callable[[Settings, Found], ModelConfig]  # its inverse; raises BadConfig: what we cannot represent
     entries: Callable[[ModelConfig, bool], list[Entry]]  # the file of the class with or without a head
     copies: Callable[[ModelConfig, bool], dict[str, str]]  # tensors a file may repeat -> the one each must equal
-    dropped: Sequence[str] = ()  # prefixes of tensors that transformers adds and we have no use for
+    body: str = ""  # what classes with a head put before the names of the body
+    dropped: Sequence[str] = ()  # prefixes of tensors that we have no use for
 
     def architecture(self, *, head: bool) -> str:
         """The class that has, or has not, a head."""
         return next(name for name, has_head in self.architectures.items() if has_head == head)
+
+    @property
+    def has_head(self) -> bool:
+        """Whether a class of the family has a head."""
+        return any(self.architectures.values())
+
+    def refusal(self, config: ModelConfig, vocabulary: Vocabulary) -> Unlike | None:
+        """Why the family cannot be a model of this shape; None where it can."""
+        try:
+            self.settings(config, vocabulary)
+        except Unlike as refusal:
+            return refusal
+        return None
 
 
 class Shape(NamedTuple):
@@ -101,6 +143,40 @@ def require(settings: Settings, source: str, expected: Mapping[str, object]) -> 
             )
 
 
+class Unlike(BadConfig):
+    """A shape that a family cannot be, with each reason."""
+
+    def __init__(self, reasons: Sequence[str]) -> None:
+        super().__init__("; ".join(reasons))
+        self.reasons = reasons
+
+
+def fixed(config: ModelConfig, title: str, *, free: Collection[str], **expected: object) -> None:
+    """Refuse a shape that a family cannot be: every switch but `free` ones has its default or what is `expected`.
+
+    A switch that a family does not know of is thereby refused, also one that is new.
+    """
+    reasons = []
+    for field in dataclasses.fields(ModelConfig):
+        if field.name in ALWAYS_FREE or field.name in free:
+            continue
+        wanted, found = expected.get(field.name, field.default), getattr(config, field.name)
+        if found != wanted:
+            reasons.append(f"the model's {field.name} is {found!r}, and {title} has {wanted!r} only")
+    if reasons:
+        raise Unlike(reasons)
+
+
+def decoder_start(config: ModelConfig, vocabulary: Vocabulary) -> int:
+    """The id that the decoder reads first."""
+    return config.pad_id if config.decoder_start == "pad" else vocabulary.eos
+
+
+def start_of(settings: Settings) -> str:
+    """`decoder_start` of a configuration: padding where its first token is that, else the end of a row."""
+    return "pad" if settings.get("decoder_start_token_id") == settings.get("pad_token_id") else "eos"
+
+
 def number(settings: Settings, key: str) -> float:
     """A number that a configuration must have."""
     value = settings.get(key)
@@ -115,8 +191,9 @@ def whole(settings: Settings, key: str) -> int:
 
 
 def activation(settings: Settings, key: str) -> str:
-    """An activation that both sides have."""
-    name = settings.get(key)
-    if name not in ("gelu", "relu"):
-        raise BadConfig(f"config.json has {key} {name!r}; models here have gelu or relu, convert another model")
-    return str(name)
+    """Our name of an activation that both sides have."""
+    name = str(settings.get(key))
+    if name not in ACTIVATIONS.values():
+        known = ", ".join(ACTIVATIONS.values())
+        raise BadConfig(f"config.json has {key} {name!r}; models here have one of {known}, convert another model")
+    return next(ours for ours, theirs in ACTIVATIONS.items() if theirs == name)

@@ -11,7 +11,7 @@ Files are read as the plain YAML and JSON they are; this room knows nothing of t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from megas2s.models.config import ModelConfig
 from megas2s.models.weights import MODEL, WeightsReader, open_weights
 from megas2s.tokenizer import folder as tokenizer_folder
 from megas2s.tokenizer.folder import Stored
-from megas2s.tokenizer.importing import import_model
+from megas2s.tokenizer.importing import import_tokenizer
 
 RECIPE, STATE = "recipe.yaml", "state.json"
 WEIGHTS, CHECKPOINTS = "weights", "checkpoints"
@@ -125,7 +125,7 @@ def read_tokenizer(folder: Path) -> Stored:
         return tokenizer_folder.read(folder)
     if not folder.exists():
         raise BadData(f"there is no tokenizer at {folder}")
-    return import_model(folder)
+    return import_tokenizer(folder)
 
 
 def check_vocabulary(stored: Stored, folder: Path, config: ModelConfig) -> None:
@@ -136,6 +136,18 @@ def check_vocabulary(stored: Stored, folder: Path, config: ModelConfig) -> None:
             f"the tokenizer {folder} has {tokenizer.size} ids and pad {tokenizer.pad}, the model {config.vocab_size} "
             f"and pad {config.pad_id}; they do not belong together"
         )
+
+
+def check_special_tokens(stored: Stored, folder: Path, settings: Mapping[str, object]) -> None:
+    """Refuse a tokenizer whose special tokens are not those that a model's config.json names."""
+    tokenizer = stored.metadata
+    for role, ours in {"pad": tokenizer.pad, "eos": tokenizer.eos, "bos": tokenizer.bos}.items():
+        theirs = settings.get(f"{role}_token_id")
+        if isinstance(theirs, int) and ours is not None and theirs != ours:
+            raise BadData(
+                f"the tokenizer {folder} has {role} {ours}, its model's config.json {role}_token_id {theirs}; they do "
+                "not belong together, bring the tokenizer that the model was trained with"
+            )
 
 
 def hashes(source: Source, reader: WeightsReader, tokenizer: Stored) -> dict[str, str]:

@@ -6,11 +6,13 @@ file is written in one pass that holds a single tensor, whatever the size of the
 
 from __future__ import annotations
 
+import functools
 import json
 import math
+import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,6 +24,8 @@ from megas2s.errors import BadCheckpoint, BadConfig
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+PICKLED = "pytorch_model.bin"
+PICKLED_INDEX = "pytorch_model.bin.index.json"
 CODES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 ROWS = 1 << 14  # compared at once
 
@@ -94,11 +98,18 @@ def _bytes(entry: Entry, dtype: torch.dtype) -> int:
 
 
 class HubTensors:
-    """The tensors of a Hugging Face folder, read when asked for."""
+    """The tensors of a Hugging Face folder, read when asked for.
 
-    def __init__(self, folder: Path) -> None:
+    Names are as transformers reads them: the `gamma` and `beta` of old norms are their weight and bias, and where
+    `body` is given, the prefix of a class with a head is gone from names. Pickled files can run code when they are
+    read; they are only with `allow_pickle`, and then by a reader that knows tensors and nothing else.
+    """
+
+    def __init__(self, folder: Path, *, body: str = "", allow_pickle: bool = False) -> None:
         self.folder = folder
-        self._files = _locate(folder)
+        located = _locate(folder, allow_pickle=allow_pickle)
+        self._stored = {_modern(name).removeprefix(body): name for name in located}
+        self._files = {name: located[stored] for name, stored in self._stored.items()}
 
     @property
     def names(self) -> set[str]:
@@ -107,51 +118,95 @@ class HubTensors:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, read from the header alone."""
-        with self._open(name) as file:
-            return tuple(file.get_slice(name).get_shape())
+        return tuple(self._slice(name).shape) if self._pickled(name) else tuple(self._slice(name).get_shape())
 
     def tensor(self, name: str) -> Tensor:
         """One whole tensor, in the dtype of the file."""
-        with self._open(name) as file:
-            tensor: Tensor = file.get_tensor(name)
-            return tensor
+        tensor: Tensor = self._slice(name)[:]
+        return tensor
+
+    def zero(self, name: str) -> bool:
+        """Whether a tensor is all zeros."""
+        return not bool(self.tensor(name).any())
 
     def same(self, one: str, other: str) -> bool:
         """Whether two matrices are equal bit for bit; read a few rows at a time."""
         if self.shape(one) != self.shape(other):
             return False
-        with self._open(one) as first, self._open(other) as second:
-            left, right = first.get_slice(one), second.get_slice(other)
-            rows = left.get_shape()[0]
-            return all(
-                torch.equal(left[start : start + ROWS], right[start : start + ROWS]) for start in range(0, rows, ROWS)
-            )
+        left, right = self._slice(one), self._slice(other)
+        rows = self.shape(one)[0]
+        return all(
+            torch.equal(left[start : start + ROWS], right[start : start + ROWS]) for start in range(0, rows, ROWS)
+        )
 
-    def _open(self, name: str) -> safe_open:
+    def _pickled(self, name: str) -> bool:
+        return self._file(name).suffix == ".bin"
+
+    def _file(self, name: str) -> Path:
         if name not in self._files:
             raise BadCheckpoint(f"{self.folder} has no tensor {name}, which its config.json calls for; complete it")
-        return _opened(self._files[name])
+        return self._files[name]
+
+    def _slice(self, name: str) -> Any:
+        """What gives rows of a tensor: the tensor of a pickled file, or a part of a safetensors file."""
+        file, stored = self._file(name), self._stored[name]
+        if self._pickled(name):
+            return _unpickled(file)[stored]
+        opened: Any = _opened(file)
+        return opened.get_slice(stored)
 
 
-def _locate(folder: Path) -> dict[str, Path]:
+def _modern(name: str) -> str:
+    """The name of a tensor as it is today."""
+    stem, dot, leaf = name.rpartition(".")
+    return stem + dot + {"gamma": "weight", "beta": "bias"}.get(leaf, leaf)
+
+
+def _locate(folder: Path, *, allow_pickle: bool) -> dict[str, Path]:
     """Tensor -> file."""
     if (folder / INDEX).is_file():
-        try:
-            found = {name: folder / file for name, file in files.read_json(folder / INDEX)["weight_map"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise BadCheckpoint(f"{folder / INDEX} is damaged; download it again or restore it from a copy") from None
-        missing = sorted({path.name for path in found.values() if not path.is_file()})
-        if missing:
-            raise BadCheckpoint(f"{folder / INDEX} names {missing[0]}, which is missing; download it again")
-        return found
-    single = folder / SINGLE
-    if not single.is_file():
+        return _indexed(folder / INDEX)
+    if (folder / SINGLE).is_file():
+        with _opened(folder / SINGLE) as file:
+            return dict.fromkeys(file.keys(), folder / SINGLE)
+    pickled = [name for name in (PICKLED_INDEX, PICKLED) if (folder / name).is_file()]
+    if pickled and not allow_pickle:
         raise BadConfig(
-            f"{folder} has no {SINGLE} and no {INDEX}; a model in another format becomes one by loading it with "
-            "transformers and saving it again"
+            f"{folder} has its weights in {pickled[0]} alone: pickled files can run code when they are read; add "
+            "--allow-pickle if you trust where they come from, or save the model as safetensors elsewhere"
         )
-    with _opened(single) as file:
-        return dict.fromkeys(file.keys(), single)
+    if pickled:
+        if pickled[0] == PICKLED_INDEX:
+            return _indexed(folder / PICKLED_INDEX)
+        return dict.fromkeys(_unpickled(folder / PICKLED), folder / PICKLED)
+    raise BadConfig(
+        f"{folder} has no {SINGLE} and no {INDEX}; a model in another format becomes one by loading it with "
+        "transformers and saving it again"
+    )
+
+
+def _indexed(index: Path) -> dict[str, Path]:
+    try:
+        found = {name: index.parent / file for name, file in files.read_json(index)["weight_map"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise BadCheckpoint(f"{index} is damaged; download it again or restore it from a copy") from None
+    missing = sorted({path.name for path in found.values() if not path.is_file()})
+    if missing:
+        raise BadCheckpoint(f"{index} names {missing[0]}, which is missing; download it again")
+    return found
+
+
+@functools.lru_cache(maxsize=1)  # of a model in several files, one after the other
+def _unpickled(path: Path) -> dict[str, Tensor]:
+    """The tensors of a pickled file; a reader of tensors alone, which builds no other object."""
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadCheckpoint(f"{path} holds more than tensors, or is damaged ({reason}); it is not read") from None
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise BadCheckpoint(f"{path} is no dictionary of tensors; save the model with transformers")
+    return loaded
 
 
 def _opened(path: Path) -> safe_open:

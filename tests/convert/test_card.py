@@ -17,6 +17,8 @@ def facts(small, tmp_path):
             "part": "encoder",
             "head": True,
             "config": small(),
+            "architecture": "RobertaPreLayerNormModel",
+            "options": {"add_pooling_layer": False},
             "dtype": "float32",
             "metadata": {"stage": "mlm", "languages": "en no sw"},
             "hashes": {"weights": "ab" * 32},
@@ -66,7 +68,9 @@ def test_the_header_says_languages_and_task_and_leaves_the_licence_open(facts):
     ("changes", "shown"),
     [
         ({}, "fill_token"),
-        ({"head": False}, "add_pooling_layer=False"),
+        ({"head": False}, "RobertaPreLayerNormModel.from_pretrained("),
+        ({"head": False}, ", add_pooling_layer=False)"),
+        ({"head": False, "architecture": "T5EncoderModel", "options": {}}, 'T5EncoderModel.from_pretrained("'),
         ({"part": "seq2seq"}, "AutoModelForSeq2SeqLM"),
     ],
 )

@@ -10,6 +10,9 @@ from megas2s.convert.tensors import HubTensors
 from megas2s.errors import BadCheckpoint, BadConfig, DiskTrouble
 from megas2s.models.weights import open_weights
 from megas2s.tokenizer.load import Tokenizer
+from megas2s.tokenizer.vocab import stand_in
+
+VOCABULARY = stand_in(640)
 
 
 def test_a_folder_is_published_whole(tmp_path, small, write_weights, stored, tokenizer_folder):
@@ -43,14 +46,18 @@ def test_tensors_and_configuration_have_the_dtype_asked_for(tmp_path, small, wri
 
 def test_the_encoder_of_a_seq2seq_model_is_exported_without_a_head(small):
     seq2seq = small(num_decoder_layers=1, tying="untied")
-    assert shape(seq2seq, None).architecture == "MBartForConditionalGeneration"
-    assert shape(seq2seq, "encoder").architecture == "RobertaPreLayerNormModel"
-    assert shape(small(), None).architecture == "RobertaPreLayerNormForMaskedLM"
+    assert shape(seq2seq, None, VOCABULARY).architecture == "MBartForConditionalGeneration"
+    assert shape(seq2seq, "encoder", VOCABULARY).architecture == "RobertaPreLayerNormModel"
+    assert shape(small(), None, VOCABULARY).architecture == "RobertaPreLayerNormForMaskedLM"
+
+
+def test_a_head_that_nobody_trained_is_not_exported(small):
+    assert shape(small(), None, VOCABULARY, head=False).architecture == "RobertaPreLayerNormModel"
 
 
 def test_an_encoder_has_no_seq2seq_part(small):
     with pytest.raises(BadConfig, match=r"without a decoder.*--part encoder"):
-        shape(small(), "seq2seq")
+        shape(small(), "seq2seq", VOCABULARY)
 
 
 def test_a_foreign_folder_is_never_replaced(tmp_path, small, write_weights, stored):

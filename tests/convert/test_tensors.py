@@ -1,4 +1,5 @@
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
@@ -71,7 +72,7 @@ def test_a_tensor_of_another_shape_than_planned_is_refused(tmp_path):
 
 
 def test_a_folder_without_safetensors_says_how_to_get_them(tmp_path):
-    (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
+    (tmp_path / "model.gguf").write_bytes(b"gguf")
     with pytest.raises(BadConfig, match="saving it again"):
         HubTensors(tmp_path)
 
@@ -108,3 +109,38 @@ def test_equality_is_bit_for_bit_over_all_rows(tmp_path, monkeypatch):
     assert hub.same("one", "same")
     assert not hub.same("one", "other")
     assert not hub.same("one", "longer")
+
+
+def test_pickled_weights_are_read_only_when_allowed_and_give_the_same_tensors(tmp_path):
+    torch.save(VALUES, tmp_path / "pytorch_model.bin")
+    with pytest.raises(BadConfig, match=r"pytorch_model\.bin alone: pickled files can run code.*--allow-pickle"):
+        HubTensors(tmp_path)
+    hub = HubTensors(tmp_path, allow_pickle=True)
+    assert hub.names == VALUES.keys()
+    for name, value in VALUES.items():
+        assert torch.equal(hub.tensor(name), value)
+        assert hub.shape(name) == tuple(value.shape)
+    assert hub.same("t0", "t0")
+    assert not hub.same("t3", "t4")
+
+
+class Canary:
+    """Unpickled, it runs code."""
+
+    def __reduce__(self):
+        return Path.write_text, (Path("canary"), "sang")
+
+
+@pytest.mark.parametrize("inside", [{"t0": Canary()}, [torch.zeros(1)], {"t0": 3}])
+def test_a_pickle_with_more_than_tensors_runs_nothing(tmp_path, monkeypatch, inside):
+    monkeypatch.chdir(tmp_path)
+    torch.save(inside, tmp_path / "pytorch_model.bin")
+    with pytest.raises(BadCheckpoint, match=r"more than tensors|no dictionary of tensors"):
+        HubTensors(tmp_path, allow_pickle=True)
+    assert not (tmp_path / "canary").exists()
+
+
+def test_safetensors_are_preferred_to_pickled_weights(tmp_path):
+    save_file({"t0": VALUES["t0"]}, tmp_path / "model.safetensors")
+    torch.save({"t0": VALUES["t0"] + 1}, tmp_path / "pytorch_model.bin")
+    assert torch.equal(HubTensors(tmp_path, allow_pickle=True).tensor("t0"), VALUES["t0"])

@@ -16,7 +16,7 @@ import transformers
 from torch import Tensor, nn
 
 from benchmarks import synthetic
-from megas2s.convert import mbart, roberta_prelayernorm
+from megas2s.convert import bart, roberta
 from megas2s.convert.names import Family
 from megas2s.engine.base import Batch, Precision, Setup
 from megas2s.engine.local import LocalEngine
@@ -115,7 +115,7 @@ class _Whole(nn.Module):
     def __init__(self, config: ModelConfig, architecture: str) -> None:
         super().__init__()
         weights = {name: value.detach() for name, value in canonical_parameters(build(config)).items()}
-        family = mbart.FAMILY if config.is_seq2seq else roberta_prelayernorm.FAMILY
+        family = bart.MBART if config.is_seq2seq else roberta.PRE_LAYER_NORM
         kind = getattr(transformers, architecture)
         settings = family.settings(config, stand_in(config.vocab_size))
         self.model = kind(kind.config_class(**settings))

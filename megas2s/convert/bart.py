@@ -1,4 +1,6 @@
-"""The encoder-decoder as `MBartForConditionalGeneration` of transformers (Liu et al. 2020).
+"""Encoder-decoders as BART (Lewis et al. 2020) and MBart (Liu et al. 2020).
+
+They differ in one thing: MBart has its norms before the sublayers and one more after each stack, BART after them.
 
 What is odd there:
 - both position tables have two rows before the first, which nothing reads
@@ -7,12 +9,31 @@ What is odd there:
   of the encoder's, is what `get_input_embeddings` returns and no forward pass reads, and the decoder's and the head's
   are separate parameters also where ours are one (`tied_to_decoder`): fine-tuned there they part
 - every layer norm has epsilon 1e-5, without a key to change it
-- decoder inputs are made from labels by moving the row's last token, here always `</s>`, to the front
+- the released BART is a `BartModel`: no `lm_head` and no prefix `model.` in its file, the head is the embedding
+- MBart makes decoder inputs from labels by moving the row's last token, here always `</s>`, to the front; BART puts
+  its start token there, `</s>` too
 """
 
 from __future__ import annotations
 
-from megas2s.convert.names import Entry, Family, NameTable, Settings, activation, number, require, whole
+from functools import partial
+from typing import Literal
+
+from megas2s.convert.names import (
+    ACTIVATIONS,
+    Entry,
+    Family,
+    Found,
+    NameTable,
+    Settings,
+    Unlike,
+    activation,
+    decoder_start,
+    fixed,
+    number,
+    require,
+    whole,
+)
 from megas2s.errors import BadConfig
 from megas2s.models.config import ModelConfig
 from megas2s.models.parameters import aliases, parameter_shapes
@@ -21,7 +42,8 @@ from megas2s.tokenizer.vocab import Vocabulary
 
 EPSILON = 1e-5
 LEADING = 2
-SHARED = "model.shared.weight"
+BODY = "model."
+SHARED = f"{BODY}shared.weight"
 LOGITS_BIAS = "final_logits_bias"
 
 NAMES = NameTable(
@@ -52,53 +74,64 @@ NAMES = NameTable(
 )
 
 
-def settings(config: ModelConfig, vocabulary: Vocabulary) -> dict[str, object]:
-    """The content of config.json, class name and dtype apart; refuses another epsilon than MBart's."""
-    if config.norm_epsilon != EPSILON:
-        raise BadConfig(
-            f"the model's norm_epsilon is {config.norm_epsilon:g}, and MBart's layer norms have {EPSILON:g} without a "
-            "key to change it; a model that shall be exported as MBart must be trained with that one"
-        )
-    return {
-        "vocab_size": config.vocab_size,
-        "d_model": config.hidden_size,
-        "encoder_layers": config.num_encoder_layers,
-        "decoder_layers": config.num_decoder_layers,
-        "encoder_attention_heads": config.num_heads,
-        "decoder_attention_heads": config.num_heads,
-        "encoder_ffn_dim": config.ffn_size,
-        "decoder_ffn_dim": config.ffn_size,
-        "activation_function": config.activation,
-        "dropout": config.dropout,
-        "attention_dropout": config.attention_dropout,
-        "activation_dropout": 0.0,
-        "encoder_layerdrop": 0.0,
-        "decoder_layerdrop": 0.0,
-        "max_position_embeddings": config.max_positions,
-        "init_std": config.init_std,
-        "scale_embedding": False,
-        "pad_token_id": config.pad_id,
-        "bos_token_id": vocabulary.bos,
-        "eos_token_id": vocabulary.eos,
-        "decoder_start_token_id": vocabulary.eos,
-        "forced_eos_token_id": None,  # a text cut short by max_length should not look finished
-        "is_encoder_decoder": True,
-        "tie_word_embeddings": config.tying == "tied",
-    }
+def family(model_type: str, title: str, norm_position: Literal["pre", "post"]) -> Family:
+    """A family with norms before or after the sublayers."""
+    check = partial(fixed, title=title, free=("activation", "scale_embedding"), norm_position=norm_position)
+
+    def settings(config: ModelConfig, vocabulary: Vocabulary) -> dict[str, object]:
+        check(config)
+        if config.tying == "untied_head":
+            raise Unlike([f"the model's tying is 'untied_head', and {title} has all matrices apart or none"])
+        return {
+            "vocab_size": config.vocab_size,
+            "d_model": config.hidden_size,
+            "encoder_layers": config.num_encoder_layers,
+            "decoder_layers": config.num_decoder_layers,
+            "encoder_attention_heads": config.num_heads,
+            "decoder_attention_heads": config.num_heads,
+            "encoder_ffn_dim": config.ffn_size,
+            "decoder_ffn_dim": config.ffn_size,
+            "activation_function": ACTIVATIONS[config.activation],
+            "dropout": config.dropout,
+            "attention_dropout": config.attention_dropout,
+            "activation_dropout": config.ffn_dropout,
+            "encoder_layerdrop": 0.0,
+            "decoder_layerdrop": 0.0,
+            "max_position_embeddings": config.max_positions,
+            "init_std": config.init_std,
+            "scale_embedding": config.scale_embedding,
+            "pad_token_id": config.pad_id,
+            "bos_token_id": vocabulary.bos,
+            "eos_token_id": vocabulary.eos,
+            "decoder_start_token_id": decoder_start(config, vocabulary),
+            "forced_eos_token_id": None,  # a text cut short by max_length should not look finished
+            "is_encoder_decoder": True,
+            "tie_word_embeddings": config.tying == "tied",
+        }
+
+    def model_config(theirs: Settings, found: Found) -> ModelConfig:
+        values = _values(theirs) | {"norm_position": norm_position, "family": model_type}
+        config: ModelConfig = parse(ModelConfig, values, source="config.json")
+        return config
+
+    return Family(
+        model_type=model_type,
+        part="seq2seq",
+        architectures={f"{title}ForConditionalGeneration": True, f"{title}Model": False},
+        settings=settings,
+        model_config=model_config,
+        entries=entries,
+        copies=copies,
+        body=BODY,
+    )
 
 
-def model_config(theirs: Settings) -> ModelConfig:
-    """The shape that a config.json describes; without tied embeddings, all three matrices are apart."""
+def _values(theirs: Settings) -> dict[str, object]:
+    """The keys of config.json as ours; without tied embeddings, all three matrices are apart."""
     require(
         theirs,
         "config.json",
-        {
-            "scale_embedding": False,
-            "activation_dropout": 0.0,
-            "encoder_layerdrop": 0.0,
-            "decoder_layerdrop": 0.0,
-            "is_encoder_decoder": True,
-        },
+        {"encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0, "is_encoder_decoder": True},
     )
     for ours, pair in {
         "attention heads": ("encoder_attention_heads", "decoder_attention_heads"),
@@ -110,7 +143,7 @@ def model_config(theirs: Settings) -> ModelConfig:
                 f"config.json has {pair[0]} {one} and {pair[1]} {other}: models here have the same {ours} in both "
                 "stacks; convert another model"
             )
-    values = {
+    return {
         "vocab_size": whole(theirs, "vocab_size"),
         "hidden_size": whole(theirs, "d_model"),
         "num_heads": whole(theirs, "encoder_attention_heads"),
@@ -121,17 +154,17 @@ def model_config(theirs: Settings) -> ModelConfig:
         "tying": "tied" if theirs.get("tie_word_embeddings", True) else "untied",
         "activation": activation(theirs, "activation_function"),
         "norm_epsilon": EPSILON,
+        "scale_embedding": bool(theirs.get("scale_embedding", False)),
         "dropout": number(theirs, "dropout"),
         "attention_dropout": number(theirs, "attention_dropout"),
+        "ffn_dropout": number(theirs, "activation_dropout"),
         "init_std": number(theirs, "init_std"),
         "pad_id": whole(theirs, "pad_token_id"),
     }
-    config: ModelConfig = parse(ModelConfig, values, source="config.json")
-    return config
 
 
 def entries(config: ModelConfig, head: bool) -> list[Entry]:
-    """The tensors of the file; every MBart here has its head."""
+    """The tensors of the file; a class without a head has no prefix, and its head is the embedding."""
     table = (config.vocab_size, config.hidden_size)
     roles = [role for several in aliases(config).values() for role in several]
     plan = [Entry(LOGITS_BIAS, None, (1, config.vocab_size)), Entry(SHARED, "encoder.embed.weight", table)]
@@ -144,22 +177,18 @@ def entries(config: ModelConfig, head: bool) -> list[Entry]:
             plan.append(Entry(NAMES.theirs(ours), ours, (shape[0] + LEADING, shape[1]), LEADING))
         else:
             plan.append(Entry(NAMES.theirs(ours), ours, shape))
-    return plan
+    if head:
+        return plan
+    return [entry._replace(theirs=entry.theirs.removeprefix(BODY)) for entry in plan if entry.theirs.startswith(BODY)]
 
 
 def copies(config: ModelConfig, head: bool) -> dict[str, str]:
     """What older files repeat where all embeddings are tied."""
     if config.tying != "tied":
         return {}
-    return {NAMES.theirs(role): SHARED for role in ("encoder.embed.weight", "decoder.embed.weight", "head.weight")}
+    repeated = {NAMES.theirs(role): SHARED for role in ("encoder.embed.weight", "decoder.embed.weight", "head.weight")}
+    return repeated if head else {name.removeprefix(BODY): SHARED.removeprefix(BODY) for name in repeated}
 
 
-FAMILY = Family(
-    model_type="mbart",
-    part="seq2seq",
-    architectures={"MBartForConditionalGeneration": True},
-    settings=settings,
-    model_config=model_config,
-    entries=entries,
-    copies=copies,
-)
+BART = family("bart", "Bart", "post")
+MBART = family("mbart", "MBart", "pre")

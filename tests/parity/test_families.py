@@ -1,0 +1,343 @@
+"""Every family of models there and back: a random model of transformers, ours from its folder, its folder again.
+
+Logits are compared at real positions of padded rows, with values of its own wherever transformers could have tied one
+matrix to another.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+
+transformers = pytest.importorskip("transformers")
+
+from megas2s import files
+from megas2s.convert import hf
+from megas2s.convert import t5 as t5_family
+from megas2s.convert.export import export, shape, values_of
+from megas2s.convert.importing import HEAD, Incoming, incoming
+from megas2s.convert.source import read_tokenizer
+from megas2s.convert.tensors import HubTensors
+from megas2s.labels import IGNORED
+from megas2s.models.handoff import hand_off
+from megas2s.models.parameters import canonical_parameters, owners
+from megas2s.models.presets import preset
+from megas2s.models.transformer import build
+from megas2s.models.weights import open_weights, save_weights
+from megas2s.tokenizer.load import Tokenizer
+from megas2s.tokenizer.vocab import stand_in
+
+VOCABULARY, WIDTH, POSITIONS = 320, 24, 40
+
+
+class Case(NamedTuple):
+    """A class of transformers, a small configuration of it, and the id of its padding."""
+
+    kind: str
+    settings: dict
+    pad: int = 1
+
+    def make(self, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
+        kind = getattr(transformers, self.kind)
+        model = kind(kind.config_class(**self.settings, pad_token_id=self.pad)).to(dtype).eval()
+        generator = torch.Generator().manual_seed(3)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name != "final_logits_bias":
+                    parameter.copy_(torch.normal(0.0, 0.3, tuple(parameter.shape), generator=generator))
+        return model
+
+
+def encoder(kind: str, *, pad: int = 1, **changes: object) -> Case:
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": WIDTH, "num_hidden_layers": 3, "num_attention_heads": 4}
+    sizes |= {"intermediate_size": 40, "max_position_embeddings": POSITIONS, "type_vocab_size": 2}
+    return Case(kind, {**sizes, **changes}, pad)
+
+
+def bart(kind: str, **changes: object) -> Case:
+    sizes = {"vocab_size": VOCABULARY, "d_model": WIDTH, "encoder_layers": 3, "decoder_layers": 2}
+    sizes |= {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "max_position_embeddings": POSITIONS}
+    return Case(kind, {**sizes, "encoder_ffn_dim": 40, "decoder_ffn_dim": 40, **changes})
+
+
+def t5(kind: str, **changes: object) -> Case:
+    sizes = {"vocab_size": VOCABULARY, "d_model": WIDTH, "d_kv": 6, "d_ff": 40, "num_layers": 3, "num_heads": 4}
+    sizes |= {"num_decoder_layers": 2, "relative_attention_num_buckets": 8, "relative_attention_max_distance": 20}
+    return Case(kind, {**sizes, "decoder_start_token_id": 0, **changes}, pad=0)
+
+
+CASES = {
+    "bart": bart("BartForConditionalGeneration"),
+    "bart_untied": bart("BartForConditionalGeneration", tie_word_embeddings=False, activation_function="gelu_new"),
+    "bart_body": bart("BartModel"),
+    "mbart": bart("MBartForConditionalGeneration", scale_embedding=True, activation_function="relu"),
+    "mbart_untied": bart("MBartForConditionalGeneration", tie_word_embeddings=False),
+    "t5_1_0": t5("T5ForConditionalGeneration"),
+    "t5_1_1": t5("T5ForConditionalGeneration", feed_forward_proj="gated-gelu", tie_word_embeddings=False),
+    "t5_wide_heads": t5("T5ForConditionalGeneration", d_kv=10, feed_forward_proj="gated-silu"),
+    "mt5": t5("MT5ForConditionalGeneration"),
+    "t5_encoder": t5("T5EncoderModel"),
+    "roberta": encoder("RobertaForMaskedLM", type_vocab_size=1),
+    "roberta_two_types": encoder("RobertaForMaskedLM", hidden_act="relu"),
+    "roberta_body": encoder("RobertaModel"),
+    "xlm_roberta": encoder("XLMRobertaForMaskedLM", type_vocab_size=1),
+    "roberta_prelayernorm": encoder("RobertaPreLayerNormForMaskedLM", type_vocab_size=1),
+    "bert": encoder("BertForMaskedLM", pad=0),
+    "bert_body": encoder("BertModel", pad=0),
+    "electra": encoder("ElectraForMaskedLM", pad=0, embedding_size=16),
+    "electra_base": encoder("ElectraForMaskedLM", pad=0, embedding_size=WIDTH),
+    "electra_discriminator": encoder("ElectraForPreTraining", pad=0, embedding_size=16),
+}
+
+
+@pytest.fixture(scope="module", params=CASES, ids=str)
+def case(request: pytest.FixtureRequest) -> Case:
+    return CASES[request.param]
+
+
+@pytest.fixture
+def saved(case: Case, tmp_path) -> Callable:
+    """The folder of a random model, and the model."""
+
+    def save(dtype: torch.dtype = torch.float32):
+        model = case.make(dtype)
+        model.save_pretrained(tmp_path / "theirs")
+        return model, tmp_path / "theirs"
+
+    return save
+
+
+def ours_of(found: Incoming) -> torch.nn.Module:
+    model = build(found.config).eval()
+    values = dict(found.tensors())
+    with torch.no_grad():
+        for name, parameter in canonical_parameters(model).items():
+            parameter.copy_(values[name])
+    return model
+
+
+def rows(lengths: tuple[int, ...], pad: int, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    found = torch.full((len(lengths), max(lengths)), pad)
+    for row, length in zip(found, lengths, strict=True):
+        row[:length] = torch.randint(5, VOCABULARY, (length,), generator=generator)
+    return found
+
+
+def inputs(case: Case) -> dict[str, torch.Tensor]:
+    ids = rows((30, 17, 5), case.pad, seed=1)
+    batch = {"input_ids": ids, "attention_mask": ids.ne(case.pad).long()}
+    if case.settings.get("type_vocab_size", 0) > 1:
+        batch["token_type_ids"] = (torch.arange(ids.shape[1]) > 3).long().expand_as(ids)
+    return batch
+
+
+def logits_of(theirs: torch.nn.Module, batch: dict[str, torch.Tensor], pad: int) -> torch.Tensor:
+    """Their logits at real targets, or their states where there is no head on the vocabulary."""
+    if theirs.config.is_encoder_decoder:
+        decoder = rows((9, 20, 13), pad, seed=2)
+        output = theirs(**batch, decoder_input_ids=decoder)
+        if hasattr(output, "logits"):
+            return output.logits[decoder.ne(pad)]
+        return output.last_hidden_state[decoder.ne(pad)] @ theirs.get_input_embeddings().weight.T
+    body = theirs.base_model if not hasattr(theirs, "lm_head") and "MaskedLM" not in type(theirs).__name__ else None
+    output = theirs(**batch) if body is None else body(**batch)
+    states = output.logits if body is None else output.last_hidden_state
+    return states[batch["attention_mask"].bool()]
+
+
+def logits_of_ours(model: torch.nn.Module, batch: dict[str, torch.Tensor], pad: int, *, head: bool) -> torch.Tensor:
+    if model.config.is_seq2seq:
+        decoder = rows((9, 20, 13), pad, seed=2)
+        hidden = model({**batch, "decoder_input_ids": decoder}).decoder_hidden
+        return model.logits(hidden[decoder.ne(pad)])
+    hidden = model(batch).encoder_hidden[batch["attention_mask"].bool()]
+    return model.logits(hidden) if head else hidden
+
+
+@torch.no_grad()
+def test_a_model_of_transformers_gives_its_own_logits_here(case: Case, saved):
+    theirs, folder = saved()
+    found = incoming(folder, hf.read_settings(folder))
+    batch = inputs(case)
+    expected = logits_of(theirs, batch, case.pad)
+    head = "MaskedLM" in case.kind
+    logits = logits_of_ours(ours_of(found), batch, case.pad, head=head)
+    assert expected.abs().max() > 0.1
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_a_folder_comes_back_bitwise_and_loads_as_it_did(case: Case, saved, corpus_folder, tmp_path, dtype):
+    """All it has, but for rows of position tables that no real token reads and heads that are left behind."""
+    theirs, folder = saved(dtype)
+    found = incoming(folder, hf.read_settings(folder))
+    publish(tmp_path / "ours", found)
+    tokenizer = Tokenizer.load(corpus_folder / "tokenizer")
+    reader = open_weights(tmp_path / "ours")
+    export(reader, read_tokenizer(tokenizer.folder), tmp_path / "back", dtype=dtype, check=False)
+    head = HEAD not in found.metadata
+    plan = shape(found.config, None, tokenizer.vocabulary, head=head).entries
+    before = HubTensors(folder, body="electra." if "PreTraining" in case.kind else "")
+    body = "model." if case.kind == "BartModel" else ""  # it goes back as the class with the head, as one does with it
+    after = HubTensors(tmp_path / "back", body=body)
+    made_up = {name for name in before.names if name.startswith(("pooler.", "discriminator_predictions."))}
+    bias = {"final_logits_bias"} if body else set()
+    assert before.names - made_up == after.names - bias
+    for name in sorted(after.names - bias):
+        first = next(entry.leading for entry in plan if entry.theirs == body + name)
+        if name == "model.shared.weight" and found.config.tying != "tied":
+            continue  # nothing reads it
+        assert torch.equal(before.tensor(name)[first:], after.tensor(name)[first:]), name
+    again, info = type(theirs).from_pretrained(tmp_path / "back", output_loading_info=True)
+    assert set(info["unexpected_keys"]) == bias
+    assert {name.split(".")[0] for name in info["missing_keys"]} <= {"pooler", "discriminator_predictions"}
+    if head:
+        batch = inputs(case)
+        with torch.no_grad():
+            assert torch.equal(logits_of(again, batch, case.pad), logits_of(theirs, batch, case.pad))
+
+
+def publish(folder, found: Incoming) -> None:
+    temporary = files.temporary_folder(folder)
+    save_weights(temporary, found.tensors(), config=found.config, metadata=found.metadata)
+    files.publish(temporary, folder, {"kind": "weights"})
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if "Conditional" in case.kind])
+def test_the_mean_loss_of_labels_is_theirs(name: str, tmp_path):
+    """transformers makes the decoder's inputs from labels by itself: they begin as ours do."""
+    case = CASES[name]
+    theirs = case.make()
+    eos = theirs.config.eos_token_id
+    theirs.save_pretrained(tmp_path / "theirs")
+    found = incoming(tmp_path / "theirs", hf.read_settings(tmp_path / "theirs"))
+    model = ours_of(found)
+    batch = inputs(case)
+    labels = rows((9, 20, 13), IGNORED, seed=2)
+    for row, length in zip(labels, (9, 20, 13), strict=True):
+        row[length - 1] = eos
+    start = case.pad if found.config.decoder_start == "pad" else eos
+    shifted = torch.cat([torch.full((3, 1), start), labels[:, :-1]], dim=1)
+    shifted = shifted.masked_fill(shifted.eq(IGNORED), case.pad)
+    output = model({**batch, "decoder_input_ids": shifted})
+    total = output.decoder_vocabulary_loss(output.decoder_hidden.flatten(0, 1), labels.flatten()).total
+    expected = theirs(**batch, labels=labels).loss
+    torch.testing.assert_close(total / labels.ne(IGNORED).sum(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["bart", "mbart", "t5_1_0", "t5_1_1", "roberta", "bert", "electra"])
+def test_gradients_of_every_parameter_are_theirs(name: str, corpus_folder, tmp_path):
+    """The table of relative positions among them, whose gradient comes through attention's math kernel here."""
+    case = CASES[name]
+    theirs = case.make()
+    theirs.save_pretrained(tmp_path / "theirs")
+    found = incoming(tmp_path / "theirs", hf.read_settings(tmp_path / "theirs"))
+    model = ours_of(found)
+    batch = inputs(case)
+    expected = logits_of(theirs, batch, case.pad)
+    weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(7))
+    (expected * weights).sum().backward()
+    (logits_of_ours(model, batch, case.pad, head=True) * weights).sum().backward()
+    vocabulary = Tokenizer.load(corpus_folder / "tokenizer").vocabulary
+    gradients = {name: parameter.grad for name, parameter in theirs.named_parameters()}
+    largest = max(gradient.abs().max() for gradient in gradients.values() if gradient is not None)
+    canonical, matrices = canonical_parameters(model), owners(found.config)
+    compared = set()
+    for entry in shape(found.config, None, vocabulary).entries:
+        if entry.ours is not None and gradients.get(entry.theirs) is not None:
+            ours = canonical[matrices.get(entry.ours, entry.ours)].grad
+            torch.testing.assert_close(ours, gradients[entry.theirs][entry.leading :], atol=1e-6 * largest, rtol=1e-4)
+            compared.add(matrices.get(entry.ours, entry.ours))
+    assert compared == canonical.keys()
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if "Conditional" in case.kind])
+def test_the_encoder_of_every_encoder_decoder_is_exported_alone(name: str, corpus_folder, tmp_path):
+    """BART's as RoBERTa, MBart's as RoBERTa with pre-norm and its scale in the matrix, T5's as itself."""
+    CASES[name].make().save_pretrained(tmp_path / "theirs")
+    publish(tmp_path / "ours", found := incoming(tmp_path / "theirs", hf.read_settings(tmp_path / "theirs")))
+    reader, vocabulary = open_weights(tmp_path / "ours"), stand_in(VOCABULARY)
+    stored = read_tokenizer(corpus_folder / "tokenizer")
+    export(reader, stored, tmp_path / "encoder", part="encoder", check=False)
+    exported = shape(found.config, "encoder", vocabulary)
+    value = values_of(reader, exported.config)
+    assert hf.compare_numbers(exported, value, vocabulary, tmp_path / "encoder").values <= 1e-4
+    alone = getattr(transformers, exported.architecture).from_pretrained(tmp_path / "encoder").eval()
+    theirs = CASES[name].make().get_encoder()
+    batch = inputs(CASES[name])
+    with torch.no_grad():
+        expected, states = theirs(**batch).last_hidden_state, alone(**batch).last_hidden_state
+    real = batch["attention_mask"].bool()
+    torch.testing.assert_close(states[real], expected[real], atol=1e-4, rtol=0)
+
+
+BART_HAS = {"segment_types": 0, "norm_epsilon": 1e-5}  # and MBart
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("roberta", {**BART_HAS, "family": "bart"}),
+        ("xlm_roberta", {**BART_HAS, "tying": "tied_to_decoder"}),
+        ("bert", BART_HAS),
+        ("roberta_prelayernorm", {**BART_HAS, "scale_embedding": True}),
+        ("t5_encoder", {**t5_family.SWITCHES, "decoder_start": "pad", "head_size": None, "tying": "untied_head"}),
+    ],
+)
+@pytest.mark.parametrize("layers", ["random", "copied"])
+@torch.no_grad()
+def test_an_encoder_of_every_line_becomes_half_of_an_encoder_decoder_that_transformers_has(
+    name: str, changes: dict, layers: str, tmp_path
+):
+    CASES[name].make().save_pretrained(tmp_path / "theirs")
+    publish(tmp_path / "ours", found := incoming(tmp_path / "theirs", hf.read_settings(tmp_path / "theirs")))
+    target = dataclasses.replace(found.config, num_decoder_layers=2, **{"family": None, **changes})
+    model = build(target).eval()
+    initial = hand_off(open_weights(tmp_path / "ours"), target, decoder_layers=layers)
+    for canonical, parameter in canonical_parameters(model).items():
+        if (values := initial(canonical)) is not None:
+            parameter.copy_(values)
+    batch = {key: value for key, value in inputs(CASES[name]).items() if key != "token_type_ids"}
+    real = batch["attention_mask"].bool()
+    before = ours_of(found).encode(**batch)[real]
+    torch.testing.assert_close(model.encode(**batch)[real], before, atol=1e-4, rtol=1e-4)
+    twin = torch.equal(model.decoder.layers[0].ffn.up.weight, model.encoder.layers[0].ffn.up.weight)
+    assert twin == (layers == "copied")
+    assert shape(target, None, stand_in(VOCABULARY)).family.part == "seq2seq"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the kernels for a bias on scores are CUDA's")
+def test_a_bias_on_scores_is_never_whole_in_fp32_on_a_gpu():
+    """In bf16 the memory-efficient kernel reads the bias, padding in it, and gives its gradient."""
+    rows, length = 4, 256
+    config = dataclasses.replace(preset("t5_small", vocab_size=VOCABULARY), dropout=0.0, attention_dropout=0.0)
+    model = build(config).cuda()
+    ids = torch.randint(5, VOCABULARY, (rows, length), device="cuda")
+    mask = torch.ones_like(ids)
+    mask[:, -17:] = 0
+    whole = rows * config.num_heads * length * length
+    seen = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            made = function(*args, **(kwargs or {}))
+            seen.extend(
+                str(function)
+                for one in (made if isinstance(made, (tuple, list)) else (made,))
+                if isinstance(one, torch.Tensor) and one.dtype == torch.float32 and one.numel() >= whole
+            )
+            return made
+
+    with Watch(), sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION), torch.autocast("cuda", torch.bfloat16):
+        model.encode(ids, attention_mask=mask).float().square().sum().backward()
+    assert not seen
+    assert model.encoder.relative_bias.weight.grad.abs().sum() > 0
