@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
     {"errors"},
-    {"spec", "rng", "place", "dist", "files", "labels", "processes", "cli"},
+    {"spec", "rng", "place", "dist", "files", "labels", "processes", "cli", "hub"},
     {"models", "data", "tokenizer"},
     {"objectives", "convert"},
     {"engine"},

@@ -1,4 +1,6 @@
-"""Import a Hugging Face folder, roberta-prelayernorm or mbart, as canonical weights that a stage can start from.
+"""Import a Hugging Face folder as canonical weights that a stage can start from.
+
+BART, MBart, T5, mT5, RoBERTa, XLM-R, RoBERTa with pre-norm, BERT and ELECTRA are known.
 
 python tools/convert_from_hf.py exports/encoder weights/encoder
 """
@@ -20,11 +22,12 @@ def arguments() -> argparse.Namespace:
     parser = cli.parser(
         __doc__ or "",
         epilog="A stage starts from the result with `init: OUT` in a recipe; its tokenizer goes to OUT/tokenizer.\n"
-        "Folders are read from this machine only: download a model first, as safetensors.",
+        "A name that is no folder here is looked up on the Hugging Face hub, where there is a network.",
     )
     add = parser.add_argument
-    add("folder", help="Hugging Face folder with config.json and safetensors")
+    add("folder", metavar="FOLDER_OR_NAME", help="Hugging Face folder with config.json and safetensors, or its name")
     add("out", help="folder of weights to write")
+    add("--allow-pickle", action="store_true", help="read pickled weights where there are no safetensors")
     add("--no-tokenizer", action="store_true", help="leave the tokenizer behind")
     add("--overwrite", action="store_true", help="replace weights that were imported before")
     cli.look_first(parser, dry_run="find and check everything, say what would be written, write nothing")
@@ -37,7 +40,7 @@ def main() -> None:
         cli.print_settings(given)
         return
 
-    from megas2s import files
+    from megas2s import files, hub
     from megas2s.convert import hf, source
     from megas2s.convert.export import require_replaceable
     from megas2s.convert.importing import incoming
@@ -46,14 +49,17 @@ def main() -> None:
     from megas2s.tokenizer import folder as tokenizer_folder
 
     kind = "imported weights"
-    folder, out = Path(given.folder), Path(given.out)
-    found = incoming(folder, hf.read_settings(folder))
+    out = Path(given.out)
+    folder = hub.folder_of(given.folder, [*hub.WEIGHTS, *hub.TOKENIZER, *(hub.PICKLED if given.allow_pickle else ())])
+    settings = hf.read_settings(folder)
+    found = incoming(folder, settings, allow_pickle=given.allow_pickle)
     if require_replaceable(out, kind=kind) and not given.overwrite:
         raise BadConfig(f"{out} exists; add --overwrite to replace it, or name another folder")
     metadata = dict(found.metadata)
     tokenizer = None if given.no_tokenizer else source.read_tokenizer(folder)
     if tokenizer is not None:
         source.check_vocabulary(tokenizer, folder, found.config)
+        source.check_special_tokens(tokenizer, folder, settings)
         metadata["tokenizer"] = tokenizer.fingerprint
     if given.dry_run:
         print("would write ", end="")

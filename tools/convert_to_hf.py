@@ -64,12 +64,12 @@ def main() -> None:
     found = source.find(Path(given.weights))
     reader = found.open()
     tokenizer = source.find_tokenizer(found, reader, Path(given.tokenizer) if given.tokenizer else None)
-    exported = export.shape(reader.config, given.part)
+    exported = export.shape_of(reader, tokenizer, given.part)
     hashes = source.hashes(found, reader, tokenizer)
     record = {"architecture": exported.architecture, "dtype": given.dtype, "shard_bytes": limit, "from": hashes}
     step = f" at step {found.step}" if found.step is not None else ""
     print(f"{found.folder}{step}: {exported.architecture}, {given.dtype}", flush=True)
-    if exported.config != reader.config:
+    if reader.config.is_seq2seq and not exported.config.is_seq2seq:
         print("the encoder of an encoder-decoder: it has no head for masked language modelling, and gets none")
     there = export.require_replaceable(out)
     if there and all(there.get(key) == value for key, value in record.items()):
@@ -85,6 +85,8 @@ def main() -> None:
         name=out.resolve().name,
         part=exported.family.part,
         head=exported.head,
+        architecture=exported.architecture,
+        options=hf.without_pooler(exported),
         config=exported.config,
         dtype=given.dtype,
         metadata=reader.metadata,

@@ -36,7 +36,12 @@ def arguments() -> argparse.ArgumentParser:
     flags.add_reading_flags(reading)
     reading.add_argument("--source", default="text", help="name under which all this can be weighted in a recipe")
     making = parser.add_argument_group("what to make of it")
-    making.add_argument("--tokenizer", type=Path, required=True, metavar="FOLDER", help="from tools/train_tokenizer.py")
+    making.add_argument(
+        "--tokenizer",
+        required=True,
+        metavar="FOLDER_OR_NAME",
+        help="from tools/train_tokenizer.py, or one of transformers: a folder, or its name on the hub",
+    )
     making.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="the corpus")
     making.add_argument("--keep-duplicates", action="store_true", help="keep documents whose text has come before")
     making.add_argument(
@@ -122,18 +127,20 @@ def sources(given: argparse.Namespace) -> list:
     return found
 
 
-def corpus_tokenizer(folder: Path):
-    """The tokenizer at `folder` as preprocessing wants it; an imported one is converted on the way."""
+def corpus_tokenizer(name: str):
+    """The tokenizer of that name, or at that folder, as preprocessing wants it; converted on the way if need be."""
     from functools import partial
 
+    from megas2s import hub
     from megas2s.data.preprocess import CorpusTokenizer
     from megas2s.data.tokenise import Ids
     from megas2s.tokenizer.folder import METADATA, read, write
-    from megas2s.tokenizer.importing import import_model
+    from megas2s.tokenizer.importing import import_tokenizer
     from megas2s.tokenizer.load import Tokenizer
 
+    folder = hub.folder_of(name, hub.TOKENIZER)
     tokenizer = Tokenizer.load(folder)
-    stored = read(folder) if (folder / METADATA).is_file() else import_model(folder)
+    stored = read(folder) if (folder / METADATA).is_file() else import_tokenizer(folder)
     vocabulary = tokenizer.vocabulary
     separator = vocabulary.eos if vocabulary.doc is None else vocabulary.doc
     if vocabulary.doc is None:

@@ -110,14 +110,16 @@ def reusable(output: Path, record: dict[str, object], *, overwrite: bool) -> boo
     return True
 
 
-def bring(source: Path, output: Path, given: argparse.Namespace) -> None:
+def bring(name: str, output: Path, given: argparse.Namespace) -> None:
+    from megas2s import hub
     from megas2s.errors import BadData
     from megas2s.tokenizer.folder import write
-    from megas2s.tokenizer.importing import import_model
+    from megas2s.tokenizer.importing import import_tokenizer
 
+    source = hub.folder_of(name, hub.TOKENIZER)
     if not source.exists():
-        raise BadData(f"there is no {source} to import; give a .model file or a folder that holds one")
-    stored = import_model(source)
+        raise BadData(f"there is no {source} to import; give a tokenizer's file or folder, or its name on the hub")
+    stored = import_tokenizer(source)
     record: dict[str, object] = {"settings": {"import": stored.fingerprint}}
     if given.print_config:
         print(json.dumps(record["settings"], indent=2))
@@ -137,7 +139,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     output = Path(given.output)
     if given.import_model:
-        return bring(Path(given.import_model), output, given)
+        return bring(given.import_model, output, given)
 
     from megas2s.data.documents import input_files, read_documents
     from megas2s.data.inputs import Inputs

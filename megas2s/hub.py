@@ -1,0 +1,38 @@
+"""Folders of models and tokenizers: one on this machine, or a repository of the Hugging Face hub by its name.
+
+    folder_of("exports/encoder", TOKENIZER)       a folder that is there is taken as it is
+    folder_of("facebook/bart-base", TOKENIZER)    else the hub is asked, and its files are kept in the hub's own cache
+
+Only the files that are asked for are fetched; code is never among them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from megas2s.errors import BadConfig
+
+NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "megas2s_tokenizer.json", "*.model")
+WEIGHTS = ("config.json", "megas2s.json", "*.safetensors", "*.safetensors.index.json")
+PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
+
+
+def folder_of(name: str, wanted: Sequence[str]) -> Path:
+    """The folder or file that `name` is, or the folder of a repository of that name; raises BadConfig."""
+    path = Path(name)
+    if path.exists() or not NAME.fullmatch(name):
+        return path  # whoever reads it says what is missing
+    from huggingface_hub import snapshot_download  # half a second, and only where a name is no folder
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(wanted)))
+    except (OSError, ValueError) as error:  # its own errors are of these kinds
+        reason = " ".join(str(error).split()).split(". ")[0].rstrip(".")
+        raise BadConfig(
+            f"there is no folder {name}, and the hub gave no repository of that name ({reason}); name a folder, or "
+            "download it where there is a network"
+        ) from None

@@ -1,0 +1,183 @@
+"""Published kinds of models by the user's own route: a folder of transformers, its tokenizer, shards, training, export.
+
+tools/convert_from_hf.py  ->  tools/preprocess.py  ->  launch/pretrain.py  ->  tools/convert_to_hf.py
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+transformers = pytest.importorskip("transformers")
+
+from tokenizers import Tokenizer as Library
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from megas2s.models.weights import open_weights
+from megas2s.tokenizer.load import Tokenizer
+
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLE = ROOT / "launch" / "sample_corpus" / "en.txt"
+
+
+def bpe() -> tuple[Library, dict[str, str]]:
+    library = Library(models.BPE(unk_token="<unk>"))
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.decoder = decoders.ByteLevel()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    library.train(
+        [str(SAMPLE)],
+        trainers.BpeTrainer(vocab_size=500, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
+    )
+    library.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    roles = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>", "unk_token": "<unk>"}
+    return library, {**roles, "pad_token": "<pad>", "mask_token": "<mask>"}
+
+
+def wordpiece() -> tuple[Library, dict[str, str]]:
+    library = Library(models.WordPiece(unk_token="[UNK]"))
+    library.normalizer = normalizers.BertNormalizer(lowercase=True)
+    library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    library.decoder = decoders.WordPiece()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    library.train([str(SAMPLE)], trainers.WordPieceTrainer(vocab_size=500, special_tokens=special, show_progress=False))
+    library.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    roles = {"cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]", "pad_token": "[PAD]"}
+    return library, {**roles, "mask_token": "[MASK]"}
+
+
+def unigram() -> tuple[Library, dict[str, str]]:
+    library = Library(models.Unigram())
+    library.pre_tokenizer = pre_tokenizers.Metaspace()
+    library.decoder = decoders.Metaspace()
+    special = ["<pad>", "</s>", "<unk>", *(f"<extra_id_{n}>" for n in range(9, -1, -1))]
+    library.train(
+        [str(SAMPLE)],
+        trainers.UnigramTrainer(vocab_size=500, special_tokens=special, unk_token="<unk>", show_progress=False),
+    )
+    library.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return library, {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+
+
+BART = {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4}
+BART |= {"decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "max_position_embeddings": 64}
+T5 = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0}
+BERT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+STILL = dict.fromkeys(("dropout", "attention_dropout", "ffn_dropout", "output_dropout"), 0.0)
+DENOISING = {"name": "denoising", "noise": "delete"}
+KINDS = {
+    "bart": (bpe, "BartForConditionalGeneration", BART, DENOISING | {"noise": "mask"}),
+    "t5": (unigram, "T5ForConditionalGeneration", {**T5, "feed_forward_proj": "gated-gelu"}, DENOISING),
+    "bert": (wordpiece, "BertForMaskedLM", {**BERT, "max_position_embeddings": 64}, {"name": "mlm"}),
+}
+
+
+@pytest.fixture(scope="module")
+def tool(script) -> Callable[..., str]:
+    def run(*arguments: object) -> str:
+        done = script(*arguments)
+        assert done.returncode == 0, done.stdout[-3000:]
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def prepared(request: pytest.FixtureRequest, tool, tmp_path_factory):
+    """A folder of transformers, imported; a corpus by its tokenizer; a recipe of one stage that goes on from there."""
+    make_tokenizer, kind, sizes, objective = KINDS[request.param]
+    folder = tmp_path_factory.mktemp(request.param)
+    library, roles = make_tokenizer()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=library, **roles)
+    tokenizer.save_pretrained(folder / "theirs")
+    eos = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+    architecture = getattr(transformers, kind)
+    settings = {**sizes, "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "eos_token_id": eos}
+    settings |= {"bos_token_id": tokenizer.bos_token_id}
+    settings |= {"decoder_start_token_id": eos} if kind.startswith("Bart") else {}
+    torch.manual_seed(4)
+    architecture(architecture.config_class(**settings)).save_pretrained(folder / "theirs")
+    tool("tools/convert_from_hf.py", folder / "theirs", folder / "imported")
+    preprocess = ["--held-out", 0.1, "--workers", 1, "--lang", "en"]
+    tool("tools/preprocess.py", "--input", SAMPLE, "--tokenizer", folder / "theirs", "--output", folder / "corpus",
+         *preprocess)  # fmt: skip
+    stage = {"name": "on", "init": str(folder / "imported"), "objective": objective, "length": 48, "steps": 3}
+    stage |= {"batch_tokens": 8 * 48, "micro_batch": 4, "schedule": {"lr": 1e-3, "warmup_steps": 1}}
+    recipe = {
+        "run": str(folder / "run"),
+        "corpus": str(folder / "corpus"),
+        "model": {"like": str(folder / "imported")},
+        "workers": 0,
+        "log": {"every": 1, "evaluate_every": 3, "heldout_rows": 4, "samples_every": 3, "tensorboard": False},
+        "stages": [{**stage, "precision": "fp32", "engine": {"name": "local"}}],
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    return folder, recipe, architecture
+
+
+def test_training_goes_on_from_an_imported_model_and_goes_back_as_what_it_was(prepared, tool):
+    folder, _, architecture = prepared
+    tool("launch/pretrain.py", folder / "recipe.yaml")
+    before, after = open_weights(folder / "imported"), open_weights(folder / "run" / "on" / "weights")
+    assert before.config == after.config
+    moved = [name for name in before.names if not torch.equal(before.tensor(name), after.tensor(name))]
+    assert len(moved) > 0.9 * len(before.names)
+    said = tool("tools/convert_to_hf.py", folder / "run", folder / "exported")
+    assert f"{architecture.__name__}, float32" in said
+    assert "reloaded with transformers: logits differ from ours by at most" in said
+    _, info = architecture.from_pretrained(folder / "exported", output_loading_info=True)
+    assert not any(info.values()), info
+    again = transformers.AutoTokenizer.from_pretrained(folder / "exported")
+    text = "The train to the coast leaves at seven."
+    assert again(text).input_ids == transformers.AutoTokenizer.from_pretrained(folder / "theirs")(text).input_ids
+    assert (
+        Tokenizer.load(folder / "exported").fingerprint == Tokenizer.load(folder / "corpus" / "tokenizer").fingerprint
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.ranks
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("config", ["zero1", "zero3"])
+def test_every_engine_logs_the_local_engine_s_losses(prepared, tool, ranks, config: str):
+    folder, recipe, _ = prepared
+    choices = {
+        "local": {"name": "local"},
+        "zero": {"name": "zero", "config": str(ROOT / "ds_configs" / f"{config}.json")},
+    }
+    losses = {}
+    for name, engine in choices.items():
+        run, path = folder / name, folder / f"{name}.yaml"
+        stage = {**recipe["stages"][0], "engine": engine, "optimizer": {"grad_clip": 0.5}}
+        data = {**recipe, "run": str(run), "model": recipe["model"] | STILL, "stages": [stage]}
+        path.write_text(yaml.safe_dump(data, sort_keys=False))
+        if name == "local":
+            tool("launch/pretrain.py", path)
+        else:
+            done = ranks(2, "launch/pretrain.py", path, timeout=200)
+            assert done.returncode == 0, done.stdout[-3000:]
+        lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+        losses[name] = [line["loss"] for line in lines if line["kind"] == "train"]
+    assert len(losses["local"]) == 3
+    assert losses["zero"] == pytest.approx(losses["local"], rel=1e-5)
+
+
+def test_a_tokenizer_of_another_model_is_refused(prepared, script, tmp_path: Path):
+    folder, _, _ = prepared
+    settings = json.loads((folder / "theirs" / "config.json").read_text())
+    copy = tmp_path / "theirs"
+    copy.mkdir()
+    for file in (folder / "theirs").iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    (copy / "config.json").write_text(json.dumps({**settings, "eos_token_id": 7}))
+    done = script("tools/convert_from_hf.py", copy, tmp_path / "imported")
+    assert done.returncode == 3
+    assert "its model's config.json eos_token_id 7; they do not belong together" in done.stdout
