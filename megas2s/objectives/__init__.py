@@ -6,7 +6,12 @@ from pydantic import Discriminator
 
 from megas2s.objectives.clm import CLM
 from megas2s.objectives.denoising import Denoising
+from megas2s.objectives.mass import MASS
 from megas2s.objectives.mixture import ObjectiveMixture
 from megas2s.objectives.mlm import MLM
+from megas2s.objectives.span_corruption import SpanCorruption
 
-Objective = Annotated[MLM | Denoising | CLM | ObjectiveMixture, Discriminator("name")]
+Objective = Annotated[
+    MLM | Denoising | SpanCorruption | MASS | CLM | ObjectiveMixture,
+    Discriminator("name"),
+]

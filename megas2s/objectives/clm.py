@@ -13,17 +13,15 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from torch import Tensor
 
-from megas2s.models.output import ModelOutput
-from megas2s.objectives.base import Batch, Example, Part, RowLengths, Shape
-from megas2s.objectives.losses import label_counts, vocabulary_part
+from megas2s.objectives.base import Example, RowLengths, Shape
 from megas2s.objectives.noise import framed, teacher_forced
+from megas2s.objectives.teacher_forced import TeacherForced
 from megas2s.spec import spec
 
 
 @spec
-class CLM:
+class CLM(TeacherForced):
     """Continue a document after a prefix whose share of it is drawn between min_prefix and max_prefix."""
 
     name: Literal["clm"] = "clm"
@@ -33,11 +31,6 @@ class CLM:
     def __post_init__(self) -> None:
         if not 0 < self.min_prefix <= self.max_prefix < 1:
             raise ValueError(f"0 < min_prefix <= max_prefix < 1 must hold, got {self.min_prefix}, {self.max_prefix}")
-
-    @property
-    def architecture(self) -> Literal["seq2seq"]:
-        """An encoder-decoder."""
-        return "seq2seq"
 
     def window_size(self, shape: Shape) -> int:
         """The most tokens for which the longest prefix fits the source and the longest rest the target."""
@@ -74,17 +67,6 @@ class CLM:
             "decoder_input_ids": teacher_forced(labels, shape.start),
             "labels": labels,
         }
-
-    def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """The target tokens of each row, `</s>` included."""
-        return {self.name: label_counts(batch["labels"])}
-
-    def loss(self, output: ModelOutput, batch: Batch) -> dict[str, Part]:
-        """Cross-entropy of the rest of the document."""
-        assert output.decoder_hidden is not None, "clm trains an encoder-decoder"
-        assert output.decoder_vocabulary_loss is not None, "an encoder-decoder has a head"
-        part = vocabulary_part(output.decoder_vocabulary_loss, output.decoder_hidden, batch["labels"])
-        return {self.name: part}
 
 
 def _prefix(share: float, tokens: int) -> int:

@@ -23,6 +23,8 @@ from megas2s.models.output import ModelOutput
 from megas2s.objectives.base import Batch, Example, Part, RowLengths, Shape
 from megas2s.objectives.clm import CLM
 from megas2s.objectives.denoising import Denoising
+from megas2s.objectives.mass import MASS
+from megas2s.objectives.span_corruption import SpanCorruption
 from megas2s.spec import spec
 
 
@@ -31,7 +33,7 @@ class Component:
     """One objective of a mixture and its share of the samples, relative to the others'."""
 
     share: float
-    objective: Annotated[Denoising | CLM, Discriminator("name")]
+    objective: Annotated[Denoising | SpanCorruption | MASS | CLM, Discriminator("name")]
 
     def __post_init__(self) -> None:
         if not self.share > 0:

@@ -20,7 +20,7 @@ from megas2s.labels import IGNORED
 from megas2s.models.output import ModelOutput
 from megas2s.objectives.base import Batch, Example, Part, RowLengths, Shape
 from megas2s.objectives.losses import at_positions, label_counts, vocabulary_part
-from megas2s.objectives.noise import framed, special_table
+from megas2s.objectives.noise import framed, special_table, word_places
 from megas2s.spec import spec
 from megas2s.tokenizer.vocab import Vocabulary
 
@@ -112,10 +112,7 @@ def _choose_words(tokens: np.ndarray, count: int, rng: np.random.Generator, voca
     A special token is no word and ends the one before it.
     """
     special = special_table(vocabulary)[tokens]
-    starts = vocabulary.word_starts[tokens] | special
-    starts[1:] |= special[:-1]
-    starts[0] = True
-    first = np.flatnonzero(starts)
+    first = word_places(tokens, vocabulary)
     lengths = np.diff(first, append=len(tokens))
     words = np.flatnonzero(~special[first])
     taken, room = [], count

@@ -44,6 +44,38 @@ def draw_spans(rng: np.random.Generator, tokens: int, noised: int, spans: int) -
     return Spans(starts, lengths, slots)
 
 
+def draw_spans_of_tokens(
+    rng: np.random.Generator, tokens: np.ndarray, vocabulary: Vocabulary, density: float, mean_length: float
+) -> Spans | None:
+    """`draw_spans` for round(density * R) of R tokens; None where that is none."""
+    noised, spans = span_counts(len(tokens), density, mean_length)
+    return draw_spans(rng, len(tokens), noised, spans) if noised else None
+
+
+def draw_word_spans(
+    rng: np.random.Generator, tokens: np.ndarray, vocabulary: Vocabulary, density: float, mean_length: float
+) -> Spans | None:
+    """`draw_spans` of words, density and lengths counted in words; a special token is a word of its own."""
+    first = word_places(tokens, vocabulary)
+    noised, count = span_counts(len(first), density, mean_length)
+    if not noised:
+        return None
+    words = draw_spans(rng, len(first), noised, count)
+    borders = np.append(first, len(tokens))
+    starts, ends = borders[words.starts], borders[words.starts + words.lengths]
+    lengths = ends - starts
+    return Spans(starts, lengths, starts - lengths.cumsum() + lengths + np.arange(count))
+
+
+def word_places(tokens: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
+    """Where words begin in a window, its first token and special tokens included; (words,) ascending."""
+    special = special_table(vocabulary)[tokens]
+    starts = vocabulary.word_starts[tokens] | special
+    starts[1:] |= special[:-1]
+    starts[0] = True
+    return np.flatnonzero(starts)
+
+
 def without_spans(tokens: np.ndarray, spans: Spans) -> np.ndarray:
     """The tokens that stay."""
     ends = spans.lengths.cumsum()

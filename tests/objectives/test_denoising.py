@@ -111,3 +111,69 @@ def test_rows_that_hold_no_noise_are_refused(vocabulary):
 def test_bad_values_are_refused(values):
     with pytest.raises(BadConfig):
         parse(Denoising, values, source="recipe")
+
+
+def test_single_tokens_are_deleted_and_masked_in_exact_numbers(shape):
+    tokens = np.arange(10, 60)
+    objective = Denoising(noise_density=0.0, token_deletion=0.2, token_masking=0.25)
+    assert objective.window_size(shape) == 63
+    source = corrupt(objective, tokens, shape)["input_ids"][:-1]
+    assert len(source) == 40 == objective.row_lengths(50, shape).source - 1
+    assert (source == MASK).sum() == 10
+    kept = source[source != MASK]
+    assert (np.diff(kept) > 0).all()
+
+
+def test_all_of_barts_noise_together_keeps_the_lengths_promised(shape):
+    objective = Denoising(
+        noise="mask", permute_sentences=True, token_deletion=0.1, token_masking=0.1, rotation=0.5, noise_density=0.3
+    )
+    tokens = objective.window_size(shape)
+    lengths = objective.row_lengths(tokens, shape)
+    for seed in range(30):
+        example = corrupt(objective, np.arange(tokens) % 100 + 10, shape, seed)
+        assert (len(example["input_ids"]), len(example["labels"])) == lengths[:2]
+        assert example["labels"][:-1].tolist() == (np.arange(tokens) % 100 + 10).tolist()
+
+
+def test_a_rotated_source_begins_at_a_random_token_and_loses_none(shape):
+    objective = Denoising(noise_density=0.0, token_masking=0.02, rotation=1.0)
+    beginnings = set()
+    for seed in range(30):
+        source = corrupt(objective, np.arange(10, 60), shape, seed)["input_ids"][:-1]
+        beginnings.add(int(source[0]))
+        assert sum(np.diff(source[source != MASK]) < 0) <= 1
+        assert len(source) == 50
+    assert len(beginnings) > 15
+
+
+def test_spans_of_whole_words_end_where_words_do(shape):
+    """Even ids open words (conftest), so a window of pairs is a window of words of two tokens."""
+    tokens = np.array([token for word in range(30) for token in (30 + 2 * (word % 20), 31)])
+    objective = Denoising(noise="mask", whole_word=True, noise_density=0.3)
+    lengths = objective.row_lengths(len(tokens), shape)
+    assert not lengths.full
+    for seed in range(30):
+        source = corrupt(objective, tokens, shape, seed)["input_ids"][:-1]
+        assert len(source) + 1 <= lengths.source
+        assert (source == MASK).sum() == 3
+        words = source[source != MASK].reshape(-1, 2)
+        assert len(words) == 30 - 9
+        assert (words[:, 1] == 31).all()
+
+
+@pytest.mark.parametrize(
+    "values", [{"token_deletion": 1.0}, {"rotation": 1.5}, {"whole_word": True, "mean_span_length": 0.5}]
+)
+def test_more_bad_values_are_refused(values):
+    with pytest.raises(BadConfig):
+        parse(Denoising, values, source="recipe")
+
+
+def test_rows_begin_and_end_as_the_tokenizer_has_them():
+    shape = Shape(make_vocabulary(begin=0), 64, 64)
+    tokens = Denoising().window_size(shape)
+    assert tokens == 62
+    example = corrupt(Denoising(), np.arange(tokens) + 10, shape)
+    assert (example["input_ids"][0], example["labels"][0], example["labels"][-1]) == (0, 0, EOS)
+    assert example["decoder_input_ids"][:2].tolist() == [EOS, 0]
