@@ -28,7 +28,10 @@ OBJECTIVES = {
     "mlm_whole_word": {"name": "mlm", "whole_word": True},
     "delete": {"name": "denoising", "noise": "delete"},
     "mask": {"name": "denoising", "noise": "mask"},
-    "permute_sentences": {"name": "denoising", "noise": "mask", "permute_sentences": True},
+    "bart": {"name": "denoising", "noise": "mask", "whole_word": True, "permute_sentences": True, "token_deletion": 0.1}
+    | {"token_masking": 0.1, "rotation": 0.5},
+    "span_corruption": {"name": "span_corruption", "mode": 0},
+    "mass": {"name": "mass"},
     "clm": {"name": "clm"},
     "mixture": MIXTURE,
 }
