@@ -6,6 +6,7 @@ optimizers stay as they are. What the stages leave is compared with what the rec
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import yaml
 
 from megas2s.models.presets import preset
 from megas2s.prepare import dry_run
-from megas2s.recipe import Recipe, load_recipe
+from megas2s.recipe import ModelChoice, Recipe, load_recipe
 from megas2s.spec import parse
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,6 +26,9 @@ LONGEST = 64  # tokens in a row of a twin
 DEEPEST = 3  # layers of a twin's deeper stack
 
 PROMISED = {  # of each stage: an encoder, or how the embeddings of its seq2seq model are tied; and what is frozen
+    "mbart_cc": {"mbart": "tied"},
+    "ul2_base": {"ul2": "untied_head"},
+    "xlmr_base": {"mlm": "encoder"},
     "alexatm_20b": {"mlm": "encoder", "seq2seq_frozen": "untied, encoder frozen", "seq2seq": "untied"},
     "extract_encoder": {"seq2seq": "tied", "mlm": "encoder"},
     "mlm": {"mlm": "encoder"},
@@ -36,13 +40,15 @@ PROMISED = {  # of each stage: an encoder, or how the embeddings of its seq2seq 
 }
 LAYERS = {  # of encoder and decoder in the twin: as deep, against each other, as in the recipe
     "alexatm_20b": (3, 2),
+    "xlmr_base": (3, 0),
     "shallow_decoder": (3, 1),
-    **dict.fromkeys(PROMISED.keys() - {"alexatm_20b", "shallow_decoder"}, (3, 3)),
+    **dict.fromkeys(PROMISED.keys() - {"alexatm_20b", "xlmr_base", "shallow_decoder"}, (3, 3)),
 }
 MATRICES = {
     "encoder": {"encoder.embed.weight"},
     "tied": {"shared.weight"},
     "tied_to_decoder": {"encoder.embed.weight", "decoder.embed.weight"},
+    "untied_head": {"shared.weight", "head.weight"},
     "untied": {"encoder.embed.weight", "decoder.embed.weight", "head.weight"},
 }
 
@@ -70,9 +76,14 @@ def small_model(choice: dict) -> dict:
         choice.get("num_encoder_layers", shape.num_encoder_layers),
         choice.get("num_decoder_layers", shape.num_decoder_layers),
     ]
-    layers = [max(1, round(depth * DEEPEST / max(depths))) for depth in depths]
-    width = {"hidden_size": 32, "num_heads": 4, "ffn_size": 64, "max_positions": LONGEST}
-    return {**width, "num_encoder_layers": layers[0], "num_decoder_layers": layers[1], "dropout": shape.dropout}
+    layers = [max(min(1, depth), round(depth * DEEPEST / max(depths))) for depth in depths]
+    sizes = {"hidden_size": 32, "num_heads": 4, "ffn_size": 64, "max_positions": LONGEST}
+    sizes |= {"num_encoder_layers": layers[0], "num_decoder_layers": layers[1]}
+    switches = {field.name for field in dataclasses.fields(ModelChoice)} - sizes.keys() - {"preset", "like", *NO_TWIN}
+    return sizes | {name: getattr(shape, name) for name in sorted(switches) if getattr(shape, name) is not None}
+
+
+NO_TWIN = {"vocab_size", "head_size", "embedding_size"}
 
 
 def assert_as_promised(left, name: str, data: dict) -> None:

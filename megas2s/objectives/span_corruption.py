@@ -48,21 +48,23 @@ class SpanCorruption(TeacherForced):
             raise ValueError(f"mode must not be negative, got {self.mode}")
 
     def window_size(self, shape: Shape) -> int:
-        """The most tokens whose source and target both fit."""
-        sentinels = len(shape.vocabulary.sentinels) - (0 if self.mode is None else self.mode + 1)
+        """The most tokens whose source and target fit, and whose spans the tokenizer has sentinels for."""
+        sentinels = max(0, len(shape.vocabulary.sentinels) - (0 if self.mode is None else self.mode + 1))
         longest = int(min(shape.source_length / (1 - self.noise_density), shape.target_length / self.noise_density)) + 2
+        needed = 0
         for tokens in range(longest, 1, -1):
             noised, spans = self.spans(tokens)
             source, target, _ = self.row_lengths(tokens, shape)
             if source > shape.source_length or target > shape.target_length or not 0 < noised < tokens:
                 continue
-            if spans > sentinels:
-                raise ValueError(
-                    f"objective span_corruption needs {spans} sentinels for windows of {tokens} tokens, and the "
-                    f"tokenizer has {max(0, sentinels)} for spans; shorten the rows, lengthen the spans, or bring a "
-                    "tokenizer with more"
-                )
-            return tokens
+            if spans <= sentinels:
+                return tokens
+            needed = spans
+        if needed:
+            raise ValueError(
+                f"objective span_corruption needs {needed} sentinels for the shortest windows, and the tokenizer has "
+                f"{sentinels} for spans; bring a tokenizer with more"
+            )
         raise ValueError(
             f"objective span_corruption takes no token out of windows that fit a source of {shape.source_length} and "
             f"a target of {shape.target_length}; lengthen them"

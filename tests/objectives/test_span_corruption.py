@@ -127,10 +127,17 @@ def test_a_decoder_that_starts_from_padding_does():
 
 
 def test_a_tokenizer_without_enough_sentinels_is_refused():
-    for sentinels, said in (((), "has 0 for spans"), (SENTINELS[:2], "has 1 for spans")):
+    for sentinels, mode in (((), None), (SENTINELS[:1], 0)):
         shape = Shape(make_vocabulary(sentinels=sentinels), 64, 64)
-        with pytest.raises(ValueError, match=f"needs .* sentinels for windows of .*{said}"):
-            SpanCorruption(mode=0 if sentinels else None).window_size(shape)
+        with pytest.raises(ValueError, match="needs 1 sentinels for the shortest windows, and the tokenizer has 0 for"):
+            SpanCorruption(mode=mode).window_size(shape)
+
+
+def test_windows_are_no_longer_than_sentinels_allow():
+    shape = Shape(vocabulary(), 512, 512)
+    objective = SpanCorruption()
+    tokens = objective.window_size(shape)
+    assert objective.spans(tokens)[1] == len(SENTINELS) < objective.spans(tokens + 10)[1]
 
 
 @pytest.mark.parametrize("values", [{"noise_density": 1.0}, {"mean_span_length": 0.5}, {"mode": -1}])
