@@ -177,7 +177,7 @@ def total_cost(works: Sequence[Work]) -> Cost:
 
 def training_units(work: Work) -> float:
     """Training units of a stage; see the head of this module."""
-    width = work.shapes["encoder.norm.weight"][0]
+    width = work.shapes["encoder.layers.0.ffn.down.weight"][0]
     scale = work.steps / UNIT_STEPS * work.batch_tokens / UNIT_TOKENS * (width / UNIT_WIDTH) ** 2 / UNIT_LAYERS
     layers = 0.0
     for stack, units in STACK_UNITS.items():

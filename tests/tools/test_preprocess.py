@@ -149,7 +149,8 @@ def test_a_full_disk_ends_in_a_sentence_and_loses_nothing(inputs, tokenizer, str
         ("en.txt", b"a\n", ["--held-out", "2"], 2, "held_out must lie in [0, 0.5], found 2"),
         ("en.txt", b"a\n", ["--workers", "0"], 2, "--workers must be at least 1"),
         ("en.txt", b"a\n", ["--input", "nowhere/en.txt"], 3, "there is no file or folder nowhere/en.txt"),
-        ("en.txt", b"a\n", ["--tokenizer", "nowhere"], 3, "there is no tokenizer at nowhere"),
+        ("en.txt", b"a\n", ["--tokenizer", "./nowhere"], 3, "there is no tokenizer at nowhere"),
+        ("en.txt", b"a\n", ["--tokenizer", "nowhere"], 2, "there is no folder nowhere, and the hub gave no repository"),
         ("en.txt", b"a\n", ["--inputs", "nowhere.yaml"], 2, "nowhere.yaml cannot be read"),
     ],
 )

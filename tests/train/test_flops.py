@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -77,6 +79,28 @@ def test_an_encoder_decoder_costs_what_torch_counts(tying, patterns):
     if tying == "tied" and patterns == ["encoder.*"]:
         patterns = ["encoder.*", "decoder.positions.*", "decoder.embed_norm.*"]
     size = StepSize(rows=3, source=11, target=7, predicted=7)
+    frozen = frozen_names(config, patterns)
+    assert step_flops(parameter_shapes(config), size, frozen=frozen) == counted(config, patterns, size)
+
+
+T5 = {"norm": "rms", "biases": False, "embed_norm": False, "positions": "relative", "gated": True, "head_size": 6}
+
+
+@pytest.mark.parametrize(
+    "patterns", [[], ["encoder.*"], ["encoder.layers.*.self_attention.[qk].*", "encoder.layers.0.ffn.gate.*"]]
+)
+def test_a_gated_model_with_relative_positions_costs_what_torch_counts(patterns):
+    """Frozen queries and keys below a bias that trains: the scores need a gradient all the same."""
+    config = dataclasses.replace(seq2seq("tied_to_decoder"), **T5)
+    size = StepSize(rows=3, source=11, target=7, predicted=7)
+    frozen = frozen_names(config, patterns)
+    assert step_flops(parameter_shapes(config), size, frozen=frozen) == counted(config, patterns, size)
+
+
+@pytest.mark.parametrize("patterns", [[], ["encoder.embed*", "encoder.positions.*", "encoder.types.*"]])
+def test_a_post_norm_encoder_with_narrow_embeddings_costs_what_torch_counts(patterns):
+    config = dataclasses.replace(ENCODER, norm_position="post", embedding_size=8, segment_types=2)
+    size = StepSize(rows=3, source=11, target=0, predicted=4)
     frozen = frozen_names(config, patterns)
     assert step_flops(parameter_shapes(config), size, frozen=frozen) == counted(config, patterns, size)
 

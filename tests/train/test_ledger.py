@@ -4,6 +4,7 @@ import pytest
 from megas2s.models.config import ModelConfig
 from megas2s.models.freezing import frozen_names
 from megas2s.models.parameters import parameter_shapes
+from megas2s.models.presets import PRESETS, preset
 from megas2s.objectives.base import Shape
 from megas2s.objectives.clm import CLM
 from megas2s.objectives.denoising import Denoising
@@ -102,6 +103,14 @@ def test_a_stage_costs_its_steps():
     # head 6 * 154 * 2 * 2^20; ten steps.
     assert found.tokens == 10_240
     assert found.flops == 10 * (6 * 1024 * 144 * 2**20 + 12 * 2 * 512 * 512 * 1024 * 12 + 6 * 154 * 2 * 2**20)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_has_a_price(name):
+    config = preset(name, vocab_size=1024)
+    found = cost(work(config if config.is_seq2seq else config.encoder_only(), 10))
+    assert found.flops > 0
+    assert found.units > 0
 
 
 def test_a_step_sees_the_columns_and_positions_of_its_objective():
