@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as torch_dist
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from megas2s.place import Place as Place
 from megas2s.place import place as place
@@ -42,6 +43,32 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     total = values.clone()
     torch_dist.all_reduce(total)
     return total
+
+
+def gather(values: torch.Tensor) -> torch.Tensor:
+    """The rows of every rank, in order of rank: (B, ...) -> (ranks x B, ...), the same B on each.
+
+    The gradient of a rank's rows is the sum of what all ranks ask of them, so losses that ranks compute of the gathered
+    rows add up like those of one rank. Collective, the backward pass too.
+    """
+    if not active():
+        return values
+    gathered: torch.Tensor = _Gather.apply(values)  # type: ignore[no-untyped-call]
+    return gathered
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, values: torch.Tensor) -> torch.Tensor:
+        everyones = [torch.empty_like(values) for _ in range(place().world_size)]
+        torch_dist.all_gather(everyones, values.contiguous())
+        return torch.cat(everyones)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: torch.Tensor) -> torch.Tensor:
+        summed = sum_over_ranks(gradient.contiguous())
+        return summed.chunk(place().world_size)[place().rank]
 
 
 def gather_texts(text: str, *, longest: int = 256) -> list[str]:
