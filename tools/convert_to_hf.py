@@ -18,8 +18,9 @@ UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 def arguments() -> argparse.Namespace:
     parser = cli.parser(
         __doc__ or "",
-        epilog="An encoder becomes RobertaPreLayerNormForMaskedLM, an encoder-decoder MBartForConditionalGeneration.\n"
-        "--part encoder takes the encoder out of an encoder-decoder: a RobertaPreLayerNormModel, without an MLM head.\n"
+        epilog="A model becomes the class of transformers that it is: an encoder of our own shape a\n"
+        "RobertaPreLayerNormForMaskedLM, an encoder-decoder an MBartForConditionalGeneration, an import what it was.\n"
+        "--part encoder takes the encoder out of an encoder-decoder, without a head for masked language modelling.\n"
         "Of a run, the last complete stage is exported; name a stage or a checkpoint to export another.\n"
         "The same command again does nothing where the export is there already.",
     )

@@ -46,8 +46,8 @@ def arguments() -> argparse.Namespace:
     add("--allow-empty-languages", action="store_true", help="go on without languages of no document")
     add(
         "--import-model",
-        metavar="PATH",
-        help="SentencePiece model, or a transformers folder with one, instead of input",
+        metavar="PATH_OR_NAME",
+        help="instead of input: a SentencePiece model, a tokenizer.json, a transformers folder, or its name on the hub",
     )
     add = parser.add_argument_group("tokenizer").add_argument
     add("--output", required=True, metavar="FOLDER", help="where the tokenizer goes")

@@ -4,6 +4,7 @@ from megas2s.convert import bart, bert, roberta, t5
 from megas2s.convert.names import Family, Part
 from megas2s.errors import BadConfig
 from megas2s.models.config import ModelConfig
+from megas2s.spec import nearest
 from megas2s.tokenizer.vocab import Vocabulary
 
 FAMILIES: tuple[Family, ...] = (
@@ -27,6 +28,8 @@ def family_of(config: ModelConfig, part: Part, vocabulary: Vocabulary) -> Family
     `config` is of the part: an encoder's for "encoder". The encoder of a model whose family has none by itself (BART's,
     say) takes the first that it can be. Raises BadConfig where no family can.
     """
+    if config.family is not None and config.family not in (known := {family.model_type for family in FAMILIES}):
+        raise BadConfig(f"no family is called {config.family!r}; {nearest(config.family, known)}")
     candidates = [family for family in FAMILIES if family.part == part]
     candidates.sort(key=lambda family: family.model_type != config.family)  # stable: else the order of the list
     refusals = [family.refusal(config, vocabulary) for family in candidates]
@@ -37,5 +40,5 @@ def family_of(config: ModelConfig, part: Part, vocabulary: Vocabulary) -> Family
         if refusal is None:
             return family
         reasons.append(refusal)
-    nearest = min(reasons, key=lambda refusal: len(refusal.reasons))
-    raise BadConfig(f"no family of transformers is such a model, and what is trained is to be exported: {nearest}")
+    closest = min(reasons, key=lambda refusal: len(refusal.reasons))
+    raise BadConfig(f"no family of transformers is such a model, and what is trained is to be exported: {closest}")

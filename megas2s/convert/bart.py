@@ -32,6 +32,7 @@ from megas2s.convert.names import (
     fixed,
     number,
     require,
+    start_of,
     whole,
 )
 from megas2s.errors import BadConfig
@@ -160,6 +161,7 @@ def _values(theirs: Settings) -> dict[str, object]:
         "ffn_dropout": number(theirs, "activation_dropout"),
         "init_std": number(theirs, "init_std"),
         "pad_id": whole(theirs, "pad_token_id"),
+        "decoder_start": start_of(theirs),
     }
 
 

@@ -173,8 +173,16 @@ def decoder_start(config: ModelConfig, vocabulary: Vocabulary) -> int:
 
 
 def start_of(settings: Settings) -> str:
-    """`decoder_start` of a configuration: padding where its first token is that, else the end of a row."""
-    return "pad" if settings.get("decoder_start_token_id") == settings.get("pad_token_id") else "eos"
+    """`decoder_start` of a configuration: the end of a row, or padding; absent, as in MBart's, the end."""
+    start, pad, eos = (settings.get(f"{name}_token_id") for name in ("decoder_start", "pad", "eos"))
+    if start is None or start == eos:
+        return "eos"
+    if start == pad:
+        return "pad"
+    raise BadConfig(
+        f"config.json has decoder_start_token_id {start}, and decoders here start from eos_token_id ({eos}) or "
+        f"pad_token_id ({pad}); set it to one of them, or convert another model"
+    )
 
 
 def number(settings: Settings, key: str) -> float:

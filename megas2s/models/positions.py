@@ -37,7 +37,9 @@ class RelativeBias(nn.Module):
         index = torch.arange(length, device=self.weight.device)
         distance = index[None, :] - index[:, None]  # of the key from the query
         found = buckets(distance, len(self.weight), self.max_distance, causal=self.causal)
-        bias = F.embedding(found, self.weight).permute(2, 0, 1)[None].to(dtype)
+        # In float32, so that the gradient is: each row of the table is read by thousands of positions, and a CPU adds
+        # up a lookup's gradient in the dtype of the table.
+        bias = F.embedding(found, self.weight.float()).permute(2, 0, 1)[None].to(dtype)
         if mask is None:
             if not self.causal:
                 return bias

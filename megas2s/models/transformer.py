@@ -62,7 +62,7 @@ class Stack(nn.Module):
         if self.scale is not None:
             hidden = hidden * self.scale
         if self.types is not None:
-            hidden = hidden + self.types(torch.zeros_like(ids) if types is None else types)
+            hidden = hidden + self.types(ids.new_zeros(1, 1) if types is None else types)
         if self.positions is not None:
             if ids.shape[1] > self.max_positions:
                 raise ValueError(f"a row of {ids.shape[1]} tokens exceeds the model's {self.max_positions} positions")

@@ -33,7 +33,7 @@ class MLM:
     mask_probability: float = 0.15
     keep: float = 0.1  # share of the predicted tokens that stay visible
     random: float = 0.1  # share that is replaced by a random token of text
-    whole_word: bool = False  # mask whole words, by SentencePiece's word starts
+    whole_word: bool = False  # mask whole words, by the tokenizer's word starts
 
     def __post_init__(self) -> None:
         if not 0 < self.mask_probability < 1:

@@ -84,6 +84,7 @@ def test_the_encoder_of_a_family_without_one_is_another_s():
     [
         ({"gated": True}, r"no family .*: the model's gated is True, and RobertaPreLayerNorm has False only"),
         ({"family": "bert"}, r"norm_position is 'pre', and BERT has 'post' only; change that, or remove family: bert"),
+        ({"family": "xlmr"}, r"no family is called 'xlmr'; "),
         ({**T5, "scale_head": True, "family": "mt5"}, r"scale_head is True, and mT5 has False only"),
         ({**T5, "tying": "untied"}, r"tying is 'untied', and T5 has 'tied' or 'untied_head' only"),
         ({"num_decoder_layers": 2, "tying": "untied_head"}, r"tying is 'untied_head', and MBart has all matrices"),
