@@ -75,27 +75,7 @@ def encoder_family(
     def settings(config: ModelConfig, vocabulary: Vocabulary) -> dict[str, object]:
         check(config)
         narrow = {"embedding_size": config.embedding_width} if "embedding_size" in free else {}
-        return {
-            "vocab_size": config.vocab_size,
-            "hidden_size": config.hidden_size,
-            **narrow,
-            "num_hidden_layers": config.num_encoder_layers,
-            "num_attention_heads": config.num_heads,
-            "intermediate_size": config.ffn_size,
-            "hidden_act": ACTIVATIONS[config.activation],
-            "hidden_dropout_prob": config.dropout,
-            "attention_probs_dropout_prob": config.attention_dropout,
-            "max_position_embeddings": config.max_positions + first_position(config.pad_id),
-            "type_vocab_size": config.segment_types or 1,
-            "initializer_range": config.init_std,
-            "layer_norm_eps": config.norm_epsilon,
-            "pad_token_id": config.pad_id,
-            "bos_token_id": vocabulary.bos,
-            "eos_token_id": vocabulary.eos,
-            "is_decoder": False,
-            "add_cross_attention": False,
-            "tie_word_embeddings": True,
-        }
+        return _settings(config, vocabulary, first_position) | narrow
 
     def model_config(theirs: Settings, found: Found) -> ModelConfig:
         require(theirs, "config.json", {"is_decoder": False, "add_cross_attention": False})
@@ -135,6 +115,30 @@ def encoder_family(
         body=body,
         dropped=(*dropped, "pooler.", f"{body}pooler.", *(f"{at}embeddings.position_ids" for at in ("", body))),
     )
+
+
+def _settings(config: ModelConfig, vocabulary: Vocabulary, first_position: Callable[[int], int]) -> dict[str, object]:
+    """The keys that all families have, as theirs; `_values` is the inverse."""
+    return {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_encoder_layers,
+        "num_attention_heads": config.num_heads,
+        "intermediate_size": config.ffn_size,
+        "hidden_act": ACTIVATIONS[config.activation],
+        "hidden_dropout_prob": config.dropout,
+        "attention_probs_dropout_prob": config.attention_dropout,
+        "max_position_embeddings": config.max_positions + first_position(config.pad_id),
+        "type_vocab_size": config.segment_types or 1,
+        "initializer_range": config.init_std,
+        "layer_norm_eps": config.norm_epsilon,
+        "pad_token_id": config.pad_id,
+        "bos_token_id": vocabulary.bos,
+        "eos_token_id": vocabulary.eos,
+        "is_decoder": False,
+        "add_cross_attention": False,
+        "tie_word_embeddings": True,
+    }
 
 
 def _values(theirs: Settings, first_position: Callable[[int], int]) -> dict[str, object]:
