@@ -72,20 +72,23 @@ def prepare(recipe: Recipe, stage: Stage, corpus: Corpus, vocabulary: Vocabulary
         # What is trained shall be exported: a shape that no family of transformers has is refused here.
         family_of(config, "seq2seq" if config.is_seq2seq else "encoder", vocabulary)
         check_start(recipe, stage, config, corpus, vocabulary)
-    return Prepared(stage, config, stage_frozen(stage, config), data, stage.micro_batch_rows(world_size))
+    micro_batch = stage.micro_batch_rows(world_size)
+    try:
+        stage.objective.check_layout(micro_batch, world_size)
+    except ValueError as error:
+        raise BadConfig(f"stage {stage.name!r}: {error}") from None
+    return Prepared(stage, config, stage_frozen(stage, config), data, micro_batch)
 
 
 def model_config(recipe: Recipe, stage: Stage, vocabulary: Vocabulary) -> ModelConfig:
     """The shape of the model that a stage trains."""
     config = recipe.model.config(vocab_size=vocabulary.size, pad_id=vocabulary.pad, tying=tying(recipe, stage))
-    if stage.objective.architecture == "encoder":
-        return config.encoder_only()
-    if not config.is_seq2seq:
+    if stage.objective.architecture == "seq2seq" and not config.is_seq2seq:
         raise BadConfig(
             f"stage {stage.name!r}: objective {stage.objective.name!r} needs a decoder, and the model has "
             "num_decoder_layers 0; give it some"
         )
-    return config
+    return stage.objective.shaped(config)
 
 
 def tying(recipe: Recipe, stage: Stage) -> Tying:

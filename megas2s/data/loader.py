@@ -180,6 +180,7 @@ class Field(NamedTuple):
 
 FIELDS = {
     "input_ids": Field("source", None),
+    "second_input_ids": Field("source", None),
     "segment_ids": Field("source", 0),
     "encoder_labels": Field("source", IGNORED),
     "decoder_input_ids": Field("target", None),
@@ -187,13 +188,14 @@ FIELDS = {
     "labels": Field("target", IGNORED),
 }
 LABELS = {"labels", "encoder_labels"}
+MASKS = {"input_ids": "attention_mask", "second_input_ids": "second_attention_mask"}
 
 
 def collate(examples: Sequence[Example], columns: Columns) -> Batch:
     """Examples as LongTensors (B, ...), padded on the right to `columns`.
 
-    A field that is not in FIELDS, or whose column has no width, must be as long in every example. `attention_mask` (1
-    for a token, 0 for padding of the source) is there only where rows are not full.
+    A field that is not in FIELDS, or whose column has no width, must be as long in every example. The masks of sources
+    (1 for a token, 0 for padding) are there only where rows are not full.
     """
     batch: Batch = {}
     for name in examples[0]:
@@ -209,9 +211,9 @@ def collate(examples: Sequence[Example], columns: Columns) -> Batch:
             for line, row in zip(joined, rows, strict=True):
                 line[: len(row)] = row
         batch[name] = torch.from_numpy(joined)
-    if not columns.full:
-        lengths = torch.tensor([len(example["input_ids"]) for example in examples])
-        batch["attention_mask"] = (torch.arange(columns.source) < lengths.unsqueeze(1)).long()
+    for name in () if columns.full else MASKS.keys() & batch.keys():
+        lengths = torch.tensor([len(example[name]) for example in examples])
+        batch[MASKS[name]] = (torch.arange(columns.source) < lengths.unsqueeze(1)).long()
     return batch
 
 

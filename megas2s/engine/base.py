@@ -38,12 +38,16 @@ class LossPart(Protocol):
         """Scalar with a graph."""
 
     @property
-    def weight(self) -> float:
-        """Factor of this term in the loss that is minimised."""
+    def weight(self) -> float | None:
+        """Factor of this term in the loss that is minimised; None of a measure."""
 
     @property
     def row_totals(self) -> Tensor:
         """(B,) without a graph."""
+
+    @property
+    def row_counts(self) -> Tensor | None:
+        """(B,) of a measure."""
 
 
 class Losses(Protocol):
@@ -52,8 +56,11 @@ class Losses(Protocol):
     def counts(self, batch: Any) -> Mapping[str, Tensor]:
         """Per part, the items each row contributes: (B,)."""
 
-    def loss(self, output: Any, batch: Any) -> Mapping[str, LossPart]:
-        """The parts for one micro-batch."""
+    def inputs(self, batch: Any) -> Any:
+        """What the model reads of a batch."""
+
+    def loss(self, output: Any, batch: Any, step: int | None = None) -> Mapping[str, LossPart]:
+        """The parts for one micro-batch, with the weights of a step."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +90,8 @@ class StepResult(NamedTuple):
 class Engine(Protocol):
     """One stage's training, on one device or many. Methods are collective: every rank calls them in step."""
 
-    def part_weights(self) -> dict[str, float]:
-        """The parts of the loss and their weights, in the order of `Sums`; known after the first forward pass."""
+    def part_weights(self) -> dict[str, float | None]:
+        """The parts and measures of the last forward pass with their weights, in the order of `Sums`."""
 
     def train_step(self, batches: Sequence[Batch], *, step: int, lr: float) -> StepResult:
         """One optimizer step over this rank's micro-batches."""
@@ -131,16 +138,26 @@ class TrainedModel(nn.Module):
         super().__init__()
         self.model = model
         self.losses = losses
-        self.part_weights: dict[str, float] = {}
+        self.part_weights: dict[str, float | None] = {}
 
-    def forward(self, batch: Batch, divisors: Mapping[str, Tensor] | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss to minimise (scalar) and each part's row totals (B,); `predictions` where there are no divisors."""
+    def forward(
+        self, batch: Batch, divisors: Mapping[str, Tensor] | None, step: int | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss to minimise (scalar), and each part's sum and count row by row, (B, 2).
+
+        Without divisors `predictions`.
+        """
         if divisors is None:
             return self.predictions(batch), {}
-        parts = self.losses.loss(self.model(batch), batch)
+        parts = self.losses.loss(self.model(self.losses.inputs(batch)), batch, step)
         self.part_weights = {name: part.weight for name, part in parts.items()}
-        terms = [part.weight * part.total / divisors[name] for name, part in parts.items()]
-        return torch.stack(terms).sum(), {name: part.row_totals for name, part in parts.items()}
+        terms = [part.weight * part.total / divisors[name] for name, part in parts.items() if part.weight is not None]
+        counts = self.losses.counts(batch)
+        pairs = {
+            name: (part.row_totals, counts[name] if part.row_counts is None else part.row_counts)
+            for name, part in parts.items()
+        }
+        return torch.stack(terms).sum(), {name: torch.stack(pair, -1) for name, pair in pairs.items()}
 
     def predictions(self, batch: Batch) -> Tensor:
         """The most likely token at every label: (B, K), one row of logits at a time.
@@ -165,17 +182,16 @@ class Sums:
         self._device = device
         self._values: Tensor | None = None
 
-    def add(self, batch: Batch, row_totals: Mapping[str, Tensor], counts: Mapping[str, Tensor]) -> None:
-        """Count one micro-batch in."""
+    def add(self, batch: Batch, rows: Mapping[str, Tensor]) -> None:
+        """Count one micro-batch in: per part the sum and the count of its rows, (B, 2)."""
         if self._values is None:
-            shape = (len(counts), self._languages, 2)
+            shape = (len(rows), self._languages, 2)
             self._values = torch.zeros(shape, dtype=torch.float64, device=self._device)
         languages = torch.arange(self._languages, device=self._device)
         belongs = (batch["language"].unsqueeze(1) == languages).unsqueeze(-1)  # (B, languages, 1)
-        for index, part in enumerate(row_totals):
-            pairs = torch.stack([row_totals[part].double(), counts[part].double()], dim=-1)
+        for index, pairs in enumerate(rows.values()):
             # Not index_add_: on a GPU its rows are added in any order, so the last bits of a log would differ.
-            self._values[index] += torch.where(belongs, pairs.unsqueeze(1), 0.0).sum(0)
+            self._values[index] += torch.where(belongs, pairs.double().unsqueeze(1), 0.0).sum(0)
 
     def tensor(self) -> Tensor:
         """(parts, languages, 2)."""
@@ -190,9 +206,8 @@ def evaluate(trained: nn.Module, setup: Setup, batches: Sequence[Batch], device:
     trained.eval()
     sums = Sums(setup.languages, device)
     for batch in (to_device(batch, device) for batch in batches):
-        counts = setup.losses.counts(batch)
-        ones = {part: torch.ones((), device=device) for part in counts}
-        sums.add(batch, trained(batch, ones)[1], counts)
+        ones = {part: torch.ones((), device=device) for part in setup.losses.counts(batch)}
+        sums.add(batch, trained(batch, ones)[1])
     return sums.tensor()
 
 

@@ -54,7 +54,7 @@ class LocalEngine:
                 parameter.register_post_accumulate_grad_hook(add_up)  # type: ignore[no-untyped-call]
         self._optimizer = adamw(parameter_groups(self._masters.items(), setup.optimizer), setup.optimizer)
 
-    def part_weights(self) -> dict[str, float]:
+    def part_weights(self) -> dict[str, float | None]:
         """Parts and weights of the last forward pass."""
         return self._trained.part_weights
 
@@ -66,9 +66,9 @@ class LocalEngine:
         sums = Sums(self._setup.languages, self._device)
         for index, batch in enumerate(batches):
             torch.manual_seed(self._setup.dropout_seed(step, index, 0))
-            loss, row_totals = self._trained(batch, divisors)
+            loss, rows = self._trained(batch, divisors, step)
             loss.backward()
-            sums.add(batch, row_totals, self._setup.losses.counts(batch))
+            sums.add(batch, rows)
         grad_norm = self._update(lr)
         return StepResult(sums.tensor(), grad_norm, skipped=False)
 

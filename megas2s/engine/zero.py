@@ -114,7 +114,7 @@ class ZeroEngine:
         if zero_state.optimizer_step(self._engine):  # ZeRO-0's low-precision wrapper makes an empty step when built
             self.load_moments(None, {"optimizer_step": 0.0})
 
-    def part_weights(self) -> dict[str, float]:
+    def part_weights(self) -> dict[str, float | None]:
         """Parts and weights of the last forward pass."""
         return self._trained.part_weights
 
@@ -127,13 +127,13 @@ class ZeroEngine:
         set_lr(self._engine.optimizer, lr)
         for index, batch in enumerate(batches):
             torch.manual_seed(self._setup.dropout_seed(step, index, self._place.rank))
-            loss, row_totals = self._engine(batch, divisors)
+            loss, rows = self._engine(batch, divisors, step)
             # DeepSpeed averages gradients over ranks; the divisors already are global.
             self._engine.backward(loss * self._place.world_size, scale_wrt_gas=False)
             if index == len(batches) - 1:
                 norm = None if self._clips_itself else self._clip()
             self._engine.step()
-            sums.add(batch, row_totals, self._setup.losses.counts(batch))
+            sums.add(batch, rows)
         skipped = bool(getattr(self._engine.optimizer, "overflow", False))
         measured = self._engine.get_global_grad_norm() if norm is None else norm
         return StepResult(sums.tensor(), float(measured) if measured is not None else float("nan"), skipped)

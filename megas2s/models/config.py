@@ -49,6 +49,8 @@ class ModelConfig:
     positions: Literal["learned", "relative"] = "learned"  # relative: T5's bias on attention scores
     relative_buckets: int = 32
     relative_max_distance: int = 128  # in tokens; all further ones share a bucket
+    encoder_classes: int = 0  # of a linear head over encoder states; 0: no such head
+    encoder_restores: bool = False  # whether the encoder of an encoder-decoder has a head for masked language modelling
     scale_embedding: bool = False  # by the root of hidden_size (mBART)
     scale_attention: bool = True  # by one over the root of the head's width; T5 does not
     scale_head: bool = False  # states by one over the root of hidden_size before the vocabulary (T5 with tied weights)
@@ -76,8 +78,9 @@ class ModelConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.embedding_size is not None and self.is_seq2seq:
             raise ValueError(f"embedding_size {self.embedding_size}: only encoders have embeddings of another width")
-        if self.segment_types < 0:
-            raise ValueError(f"segment_types must be 0 (no table) or more, got {self.segment_types}")
+        for name, absent in (("segment_types", "table"), ("encoder_classes", "head")):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 (no {absent}) or more, got {getattr(self, name)}")
         if self.relative_buckets < 4 or self.relative_buckets % 4:
             raise ValueError(f"relative_buckets must be a multiple of 4, got {self.relative_buckets}")
         if self.relative_max_distance <= self.relative_buckets // 2:
@@ -109,6 +112,11 @@ class ModelConfig:
         """Whether a table of positions bounds the length of a row."""
         return self.positions == "learned"
 
+    @property
+    def has_masked_head(self) -> bool:
+        """Whether there is a head for masked language modelling; encoders always have one."""
+        return self.encoder_restores or not self.is_seq2seq
+
     def deviation(self, inputs: int) -> float:
         """The deviation of a weight's first values, which adds up so many inputs; 1 for a table."""
         return self.init_std if self.init == "normal" else self.init_std * inputs**-0.5
@@ -116,5 +124,14 @@ class ModelConfig:
     def encoder_only(self) -> ModelConfig:
         """The encoder's half of this model; what scaled its embedding is in the matrix (`handoff`)."""
         return dataclasses.replace(
-            self, num_decoder_layers=0, tying="tied", scale_embedding=False, scale_head=False, decoder_start="eos"
+            self.without_heads(),
+            num_decoder_layers=0,
+            tying="tied",
+            scale_embedding=False,
+            scale_head=False,
+            decoder_start="eos",
         )
+
+    def without_heads(self) -> ModelConfig:
+        """This model without the heads that single objectives put on its encoder."""
+        return dataclasses.replace(self, encoder_classes=0, encoder_restores=False)

@@ -27,8 +27,9 @@ from megas2s.models.weights import WeightsReader
 Origin = Literal["copied", "random"]
 
 DECODERS = ("num_decoder_layers", "scale_head", "decoder_start")  # what only a decoder's weights say
+HEADS = ("encoder_classes", "encoder_restores")  # of single objectives
 MADE_GOOD = ("segment_types", "scale_embedding")
-MAY_CHANGE = {"tying", "family", "max_positions", "pad_id", "init", "init_std", *DECODERS, *MADE_GOOD}
+MAY_CHANGE = {"tying", "family", "max_positions", "pad_id", "init", "init_std", *DECODERS, *HEADS, *MADE_GOOD}
 MAY_CHANGE |= {"dropout", "attention_dropout", "ffn_dropout", "output_dropout"}
 UNCHANGED = [field.name for field in dataclasses.fields(ModelConfig) if field.name not in MAY_CHANGE]
 
@@ -83,7 +84,8 @@ def start_from(
     Between an encoder and an encoder-decoder only the encoder is carried, as with `part="encoder"`. Matrices that
     the decoder then lacks are copies of the encoder's embedding unless they are to be random; its layers are random
     unless they are to be copies of the encoder's (Rothe et al. 2020), evenly chosen where there are fewer, attention
-    over the encoder apart. The head for masked language modelling stays with encoders.
+    over the encoder apart. The head for masked language modelling stays with encoders, unless the
+    encoder of a new encoder-decoder has one too (`encoder_restores`). A head of other classes than before is random.
     """
     carries_all = part == "all" and source.is_seq2seq == target.is_seq2seq
     if carries_all and target.is_seq2seq and (decoder_embeddings == "random" or decoder_layers == "copied"):
@@ -94,10 +96,11 @@ def start_from(
         )
     _refuse_mismatch(source, target, decoders=carries_all and target.is_seq2seq)
     own_names = {name: name for name in parameter_shapes(source) if name not in aliases(source)}
+    carried = ("encoder.", "mlm.") if target.is_seq2seq else ("encoder.",)
     offered = {
         role: name
         for role, name in {**own_names, **owners(source)}.items()
-        if carries_all or role.startswith("encoder.")
+        if (carries_all or role.startswith(carried)) and not _other_classes(role, source, target)
     }
     sources: dict[str, str | None] = {}
     for name in parameter_shapes(target):
@@ -124,6 +127,10 @@ def _twin(name: str, target: ModelConfig) -> str | None:
     deepest, last = target.num_encoder_layers - 1, max(1, target.num_decoder_layers - 1)
     layer = min(deepest, round(int(found[1]) * deepest / last))
     return f"encoder.layers.{layer}.{found[2]}.{found[3]}"
+
+
+def _other_classes(role: str, source: ModelConfig, target: ModelConfig) -> bool:
+    return role.startswith("classes.") and source.encoder_classes != target.encoder_classes
 
 
 def _scale(config: ModelConfig) -> float:

@@ -1,8 +1,8 @@
-"""The two projections onto the vocabulary: the decoder's, and the encoder's for masked language modelling.
+"""What reads the last states: the projections onto the vocabulary of decoder and encoder, and a linear classifier.
 
-A head holds its matrix itself, also where it is the embedding's: DeepSpeed's ZeRO-3 gathers a parameter around the
-modules that hold it. It is called with the positions to predict and their labels, so that logits are made for
-those alone and in chunks.
+A vocabulary head holds its matrix itself, also where it is the embedding's: DeepSpeed's ZeRO-3 gathers a parameter
+around the modules that hold it. It is called with the positions to predict and their labels, so that logits are made
+for those alone and in chunks.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from megas2s.models.attention import Linear
 from megas2s.models.config import ModelConfig
 from megas2s.models.init import fill_normal
-from megas2s.models.layers import norm
+from megas2s.models.layers import drop, norm
 from megas2s.models.loss import cross_entropy
 from megas2s.models.output import TokenLoss
 
@@ -59,3 +59,16 @@ class MaskedHead(nn.Module):
         if labels is None:
             return F.linear(hidden, self.weight, self.bias)
         return cross_entropy(hidden, self.weight, labels, bias=self.bias, drop_ignored=drop_ignored)
+
+
+class ClassHead(Linear):
+    """Scores of a few classes for each token of the encoder, after dropout (E2S2, Zhong et al. 2022)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        width = config.hidden_size
+        super().__init__(width, config.encoder_classes, init_std=config.deviation(width))
+        self.dropout = config.dropout
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., classes)."""
+        return super().forward(drop(hidden, self.dropout, self.training))

@@ -16,6 +16,7 @@ class TokenLoss(NamedTuple):
 
 
 VocabularyLoss = Callable[[Tensor, Tensor], TokenLoss]  # ((N, D) hidden, (N,) labels) -> TokenLoss
+Scores = Callable[[Tensor], Tensor]  # (..., D) hidden -> (..., classes)
 
 
 class ModelOutput(NamedTuple):
@@ -23,5 +24,6 @@ class ModelOutput(NamedTuple):
 
     encoder_hidden: Tensor  # (B, S, D)
     decoder_hidden: Tensor | None  # (B, T, D)
-    encoder_vocabulary_loss: VocabularyLoss | None  # the MLM head; an encoder-decoder has none
+    encoder_vocabulary_loss: VocabularyLoss | None  # the MLM head; an encoder-decoder has one if an objective asks
     decoder_vocabulary_loss: VocabularyLoss | None
+    encoder_scores: Scores | None = None  # the head of `encoder_classes`

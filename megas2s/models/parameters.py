@@ -59,10 +59,12 @@ def _walk(config: ModelConfig) -> Iterator[tuple[str, Shape]]:
         yield from _stack(config, "decoder", config.num_decoder_layers)
         if "head.weight" in aliases(config):
             yield "head.weight", table
-    else:
+    if config.has_masked_head:
         yield "mlm.bias", (config.vocab_size,)
         yield from _linear("mlm.dense", config.embedding_width, config.hidden_size)
         yield from _norm(config, "mlm.norm", config.embedding_width)
+    if config.encoder_classes:
+        yield from _linear("classes", config.encoder_classes, config.hidden_size)
 
 
 def _stack(config: ModelConfig, stack: str, depth: int) -> Iterator[tuple[str, Shape]]:

@@ -23,9 +23,9 @@ from torch.utils.checkpoint import checkpoint
 from megas2s.models.attention import Linear, causal_mask, padding_mask, segment_mask, segment_positions
 from megas2s.models.config import ModelConfig
 from megas2s.models.freezing import quiet_frozen
-from megas2s.models.heads import MaskedHead, VocabularyHead
+from megas2s.models.heads import ClassHead, MaskedHead, VocabularyHead
 from megas2s.models.layers import DecoderLayer, EncoderLayer, Table, drop, norm
-from megas2s.models.output import ModelOutput
+from megas2s.models.output import ModelOutput, VocabularyLoss
 from megas2s.models.parameters import aliases
 from megas2s.models.positions import RelativeBias
 
@@ -143,7 +143,19 @@ class Model(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.mlm: MaskedHead | None = None
+        self.classes: ClassHead | None = None
         self.frozen_dropout = False  # whether frozen modules follow `train` too, and with it drop out
+
+    def _add_encoder_heads(self) -> None:
+        """The heads that read the encoder's states, where there are any; the last parameters of a model."""
+        if self.config.has_masked_head:
+            self.mlm = MaskedHead(self.config, weight=self.encoder.embed.weight)
+        if self.config.encoder_classes:
+            self.classes = ClassHead(self.config)
+
+    def _masked_loss(self, *, padded: bool) -> VocabularyLoss | None:
+        return None if self.mlm is None else partial(self.mlm, drop_ignored=padded)
 
     def encode(
         self,
@@ -189,16 +201,17 @@ class EncoderModel(Model):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.encoder = Encoder(config)
-        self.mlm = MaskedHead(config, weight=self.encoder.embed.weight)
+        self._add_encoder_heads()
 
     def forward(self, batch: Mapping[str, Tensor]) -> ModelOutput:
         """Encode `input_ids`; see the head of this module for the fields."""
         attention_mask = batch.get("attention_mask")
         hidden = self.encode(**{name: batch[name] for name in SOURCE if name in batch})
-        return ModelOutput(hidden, None, partial(self.mlm, drop_ignored=attention_mask is not None), None)
+        return ModelOutput(hidden, None, self._masked_loss(padded=attention_mask is not None), None, self.classes)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of the whole vocabulary at a few positions: (..., D) -> (..., V)."""
+        assert self.mlm is not None, "an encoder has this head"
         states: Tensor = self.mlm(hidden)
         return states
 
@@ -217,6 +230,7 @@ class Seq2SeqModel(Model):
         self.decoder = Decoder(config, embedding=shared)
         apart = "head.weight" in aliases(config)
         self.head = VocabularyHead(config, weight=None if apart else self.decoder.embed.weight)
+        self._add_encoder_heads()
 
     def forward(self, batch: Mapping[str, Tensor]) -> ModelOutput:
         """Encode `input_ids`, decode `decoder_input_ids`; see the head of this module for the other fields."""
@@ -229,7 +243,9 @@ class Seq2SeqModel(Model):
             segment_ids=segment_ids,
             decoder_segment_ids=batch.get("decoder_segment_ids"),
         )
-        return ModelOutput(memory, hidden, None, partial(self.head, drop_ignored=attention_mask is not None))
+        padded = attention_mask is not None
+        head = partial(self.head, drop_ignored=padded)
+        return ModelOutput(memory, hidden, self._masked_loss(padded=True), head, self.classes)
 
     def decode(
         self,

@@ -3,7 +3,8 @@
     shape = Shape(vocabulary, source_length=512, target_length=512)
     tokens = windows[i]                                   # objective.window_size(shape) raw tokens
     example = objective.corrupt(tokens, rng, shape, n)    # NumPy, in a loader worker
-    losses = objective.loss(model(batch), batch)          # torch, in the engine
+    output = model(objective.inputs(batch))               # torch, in the engine
+    losses = objective.loss(output, batch, step)
 
 An objective is its own configuration: a frozen `@spec` with a `name`. It knows neither loader nor engine.
 """
@@ -15,7 +16,7 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from torch import Tensor
 
-from megas2s.models.config import FirstToken
+from megas2s.models.config import FirstToken, ModelConfig
 from megas2s.models.output import ModelOutput
 from megas2s.tokenizer.vocab import Vocabulary
 
@@ -49,8 +50,39 @@ class Part(NamedTuple):
     """One named term of a loss: the weighted sum over terms of sum / (global count) is what is minimised."""
 
     total: Tensor  # scalar with a graph: the sum of this term over the batch
-    weight: float
+    weight: float | None  # None: a measure for people, which is not minimised
     row_totals: Tensor  # (B,) without a graph: the same sum row by row, for the losses per language
+    row_counts: Tensor | None = None  # (B,) of a measure: by what its rows are divided; of a term `counts` says it
+
+
+def measure(row_totals: Tensor, row_counts: Tensor) -> Part:
+    """A ratio that is logged and not minimised: the sum of `row_totals` (B,) over that of `row_counts` (B,)."""
+    return Part(row_totals.new_zeros(()), None, row_totals.float(), row_counts.float())
+
+
+class Plain:
+    """What most objectives have in common: one view of a window, no head of their own, no wish about a batch."""
+
+    @property
+    def architecture(self) -> Literal["encoder", "seq2seq"]:
+        """What kind of model it trains."""
+        raise NotImplementedError
+
+    @property
+    def views(self) -> int:
+        """One row a window."""
+        return 1
+
+    def shaped(self, config: ModelConfig) -> ModelConfig:
+        """The recipe's model, or its encoder."""
+        return config.encoder_only() if self.architecture == "encoder" else config.without_heads()
+
+    def check_layout(self, micro_batch: int, world_size: int) -> None:
+        """Rows know nothing of each other."""
+
+    def inputs(self, batch: Batch) -> Batch:
+        """The batch itself."""
+        return batch
 
 
 class Objective(Protocol):
@@ -63,6 +95,16 @@ class Objective(Protocol):
     @property
     def architecture(self) -> Literal["encoder", "seq2seq"]:
         """What kind of model it trains."""
+
+    @property
+    def views(self) -> int:
+        """Rows that the model reads for each window."""
+
+    def shaped(self, config: ModelConfig) -> ModelConfig:
+        """The model that it trains, with the heads that it needs, given the recipe's encoder-decoder."""
+
+    def check_layout(self, micro_batch: int, world_size: int) -> None:
+        """Raise ValueError where rows belong together that micro-batches of so many rows on so many ranks split."""
 
     def window_size(self, shape: Shape) -> int:
         """Raw tokens R per window: the most for which source and target, special tokens included, fit `shape`.
@@ -81,8 +123,14 @@ class Objective(Protocol):
         seq2seq objectives: `input_ids` (S,), `decoder_input_ids` (T,), `labels` (T,)
         """
 
+    def inputs(self, batch: Batch) -> Batch:
+        """What the model reads of a batch: V views of B rows as V x B rows."""
+
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Per part, how many items each row contributes: (B,) float; known before the forward pass."""
 
-    def loss(self, output: ModelOutput, batch: Batch) -> dict[str, Part]:
-        """The parts of the loss for one micro-batch, the same names as `counts`."""
+    def loss(self, output: ModelOutput, batch: Batch, step: int | None = None) -> dict[str, Part]:
+        """The parts of the loss for one micro-batch: those of `counts`, and measures, the same names every time.
+
+        Weights may depend on `step`; without one they are those that a schedule leads to.
+        """

@@ -26,3 +26,16 @@ def vocabulary_part(loss: VocabularyLoss, hidden: Tensor, labels: Tensor, *, wei
 def at_positions(hidden: Tensor, positions: Tensor) -> Tensor:
     """The states at `positions`: (B, S, D), (B, k) -> (B, k, D)."""
     return hidden.gather(1, positions.unsqueeze(-1).expand(-1, -1, hidden.size(-1)))
+
+
+def check_weight(weight: float, warm_in_steps: int) -> None:
+    """Refuse a weight that turns a part off, and a warm-in that ends before it begins."""
+    if not weight > 0:
+        raise ValueError(f"weight must be above 0, got {weight}; null instead of the whole part turns it off")
+    if warm_in_steps < 0:
+        raise ValueError(f"warm_in_steps must not be negative, got {warm_in_steps}")
+
+
+def warmed(weight: float, warm_in_steps: int, step: int | None) -> float:
+    """The weight of a part at a step: linear up to `weight` in its first steps; `weight` where there is no step."""
+    return weight if step is None else weight * min(1.0, (step + 1) / max(1, warm_in_steps))

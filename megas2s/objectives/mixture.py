@@ -20,7 +20,7 @@ from torch import Tensor
 from megas2s.data.mixture import Quotas, integer_shares
 from megas2s.labels import IGNORED
 from megas2s.models.output import ModelOutput
-from megas2s.objectives.base import Batch, Example, Part, RowLengths, Shape
+from megas2s.objectives.base import Batch, Example, Part, Plain, RowLengths, Shape
 from megas2s.objectives.clm import CLM
 from megas2s.objectives.denoising import Denoising
 from megas2s.objectives.mass import MASS
@@ -41,7 +41,7 @@ class Component:
 
 
 @spec
-class ObjectiveMixture:
+class ObjectiveMixture(Plain):
     """Sequence-to-sequence objectives side by side in every batch."""
 
     name: Literal["mixture"] = "mixture"
@@ -88,13 +88,13 @@ class ObjectiveMixture:
             (found[name],) = part.objective.counts(_labels_of(index, batch)).values()
         return found
 
-    def loss(self, output: ModelOutput, batch: Batch) -> dict[str, Part]:
+    def loss(self, output: ModelOutput, batch: Batch, step: int | None = None) -> dict[str, Part]:
         """Each objective's own loss on its own rows; one without rows here is 0, so that every rank runs every head."""
         shares = sum(part.share for part in self.parts)
         found = {}
         for index, (name, part) in enumerate(zip(self.part_names, self.parts, strict=True)):
             (own,) = part.objective.loss(output, _labels_of(index, batch)).values()
-            found[name] = own._replace(weight=own.weight * part.share / shares)
+            found[name] = own._replace(weight=part.share / shares)
         return found
 
 

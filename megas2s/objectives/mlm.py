@@ -18,7 +18,7 @@ from torch import Tensor
 
 from megas2s.labels import IGNORED
 from megas2s.models.output import ModelOutput
-from megas2s.objectives.base import Batch, Example, Part, RowLengths, Shape
+from megas2s.objectives.base import Batch, Example, Part, Plain, RowLengths, Shape
 from megas2s.objectives.losses import at_positions, label_counts, vocabulary_part
 from megas2s.objectives.noise import framed, special_table, word_places
 from megas2s.spec import spec
@@ -26,7 +26,7 @@ from megas2s.tokenizer.vocab import Vocabulary
 
 
 @spec
-class MLM:
+class MLM(Plain):
     """Predict round(mask_probability * R) tokens of each window; special tokens are never among them."""
 
     name: Literal["mlm"] = "mlm"
@@ -87,7 +87,7 @@ class MLM:
         """The predicted tokens of each row."""
         return {self.name: label_counts(batch["labels"])}
 
-    def loss(self, output: ModelOutput, batch: Batch) -> dict[str, Part]:
+    def loss(self, output: ModelOutput, batch: Batch, step: int | None = None) -> dict[str, Part]:
         """Cross-entropy at the predicted positions."""
         assert output.encoder_vocabulary_loss is not None, "mlm trains an encoder with its head"
         hidden = at_positions(output.encoder_hidden, batch["masked_positions"])

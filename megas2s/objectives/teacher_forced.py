@@ -7,11 +7,11 @@ from typing import Literal
 from torch import Tensor
 
 from megas2s.models.output import ModelOutput
-from megas2s.objectives.base import Batch, Part
+from megas2s.objectives.base import Batch, Part, Plain
 from megas2s.objectives.losses import label_counts, vocabulary_part
 
 
-class TeacherForced:
+class TeacherForced(Plain):
     """An encoder-decoder reads `input_ids` and writes `labels`, given the labels before each."""
 
     name: str
@@ -25,7 +25,7 @@ class TeacherForced:
         """The target tokens of each row, special ones included."""
         return {self.name: label_counts(batch["labels"])}
 
-    def loss(self, output: ModelOutput, batch: Batch) -> dict[str, Part]:
+    def loss(self, output: ModelOutput, batch: Batch, step: int | None = None) -> dict[str, Part]:
         """Cross-entropy of the target."""
         assert output.decoder_hidden is not None, f"{self.name} trains an encoder-decoder"
         assert output.decoder_vocabulary_loss is not None, "an encoder-decoder has a head"

@@ -9,6 +9,7 @@ Two engines encode: SentencePiece (`spm.py`), for our own tokenizers and all tha
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -68,7 +69,8 @@ class Tokenizer:
         self.metadata = stored.metadata
         self.fingerprint = stored.fingerprint
         self._engine = ENGINES[stored.metadata.kind](stored)
-        self.vocabulary = _vocabulary(self._engine, stored.metadata, stored.fingerprint)
+        vocabulary = _vocabulary(self._engine, stored.metadata, stored.fingerprint)
+        self.vocabulary = dataclasses.replace(vocabulary, encode=self.encode)
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:

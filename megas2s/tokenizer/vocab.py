@@ -1,12 +1,14 @@
 """A vocabulary as numbers: which id plays which part. Ids come from the tokenizer, never from constants.
 
-`Vocabulary` holds no text and no SentencePiece model, so that loader workers can carry it about; `load.py`
-makes one from a tokenizer folder.
+`Vocabulary` holds no text, so that loader workers can carry it about, and of the tokenizer no more than the way to it;
+`load.py` makes one from a tokenizer folder.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import numpy as np
 
@@ -30,6 +32,7 @@ class Vocabulary:
     sentence_ends: np.ndarray  # bool (size,): whether the piece closes a sentence
     fingerprint: str  # of the tokenizer: same fingerprint, same ids for the same text
     begin: int | None = None  # what opens each row before its text; most imported tokenizers have one, ours do not
+    encode: Callable[[str], np.ndarray] | None = None  # text to ids (N,), for the few words that an objective writes
 
     @property
     def ends(self) -> int:
@@ -61,4 +64,9 @@ def stand_in(size: int) -> Vocabulary:
         word_starts=ids % 2 == 0,
         sentence_ends=ids % 20 == 0,
         fingerprint=f"stand-in-{size}",
+        encode=functools.partial(_one_id_a_word, sentinels.start - 1),
     )
+
+
+def _one_id_a_word(token: int, text: str) -> np.ndarray:
+    return np.full(len(text.split()), token, dtype=np.int32)

@@ -81,7 +81,10 @@ def peak_flops(name: str) -> float | None:
 
 
 def step_size(objective: Objective, shape: Shape, *, rows: int) -> StepSize:
-    """What a step of `rows` rows shows the model. Where rows are padded, predicted positions are a rounded mean."""
+    """What a step of `rows` windows shows the model, every view of them counted as a row.
+
+    Where rows are padded, predicted positions are a rounded mean.
+    """
     tokens = objective.window_size(shape)
     lengths = objective.row_lengths(tokens, shape)
     ordinary = shape.vocabulary.ordinary
@@ -89,7 +92,7 @@ def step_size(objective: Objective, shape: Shape, *, rows: int) -> StepSize:
     drawn = range(1 if lengths.full else SAMPLED_ROWS)
     labels = [objective.corrupt(window.copy(), generator(0, "ledger", n), shape, n)["labels"] for n in drawn]
     predicted = sum(row.size if lengths.full else int((row != IGNORED).sum()) for row in labels)
-    return StepSize(rows, lengths.source, lengths.target, round(predicted / len(labels)))
+    return StepSize(rows * objective.views, lengths.source, lengths.target, round(predicted / len(labels)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

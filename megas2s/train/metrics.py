@@ -23,25 +23,28 @@ log = logging.getLogger(__name__)
 Scalars = dict[str, float]
 
 
-def losses_from(sums: Tensor, weights: Mapping[str, float], languages: Sequence[str]) -> Scalars:
-    """Means from (parts, languages, 2) sums over all ranks, in nats per item.
+def losses_from(sums: Tensor, weights: Mapping[str, float | None], languages: Sequence[str]) -> Scalars:
+    """Means from (parts, languages, 2) sums over all ranks, losses in nats per item.
 
     `loss/part`, `loss/part/language`, and `loss`, the weighted sum of the parts that is minimised. A part without items
     says nothing, so the others are weighed up to the sum of all weights: `loss` does not dip where one part is missing.
+    A measure, which has no weight, is `measure/name` and `measure/name/language`.
     """
     table = sums.tolist()
     scalars: Scalars = {"loss": 0.0}
     counted = 0.0
     for (part, weight), rows in zip(weights.items(), table, strict=True):
+        name = f"measure/{part}" if weight is None else f"loss/{part}"
         total, count = (sum(column) for column in zip(*rows, strict=True))
         if count:
-            scalars[f"loss/{part}"] = total / count
+            scalars[name] = total / count
+        if count and weight is not None:
             scalars["loss"] += weight * total / count
             counted += weight
         for language, (language_total, language_count) in zip(languages, rows, strict=True):
             if language_count:
-                scalars[f"loss/{part}/{language}"] = language_total / language_count
-    scalars["loss"] *= sum(weights.values()) / counted if counted else math.nan
+                scalars[f"{name}/{language}"] = language_total / language_count
+    scalars["loss"] *= sum(weight or 0.0 for weight in weights.values()) / counted if counted else math.nan
     return scalars
 
 

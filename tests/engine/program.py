@@ -12,7 +12,6 @@ import hashlib
 import os
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +23,7 @@ from megas2s.engine.optim import AdamW
 from megas2s.models.config import ModelConfig
 from megas2s.models.freezing import freeze
 from megas2s.models.transformer import build
+from megas2s.objectives.base import Part, Plain
 from megas2s.rng import torch_seed
 from megas2s.train.samples import reconstructions
 
@@ -41,20 +41,14 @@ CONFIG = ModelConfig(
 )
 
 
-class Part(NamedTuple):
-    total: Tensor
-    weight: float
-    row_totals: Tensor
-
-
-class Reconstruction:
+class Reconstruction(Plain):
     """The loss of `labels`, weighed twice so that the weighting is exercised; rows differ in their counts."""
 
     def counts(self, batch):
         real = (batch["labels"] != -100).sum(1).float()
         return {"half": real, "other": real}
 
-    def loss(self, output, batch):
+    def loss(self, output, batch, step=None):
         hidden = output.decoder_hidden
         rows, columns, width = hidden.shape
         found = output.decoder_vocabulary_loss(hidden.reshape(-1, width), batch["labels"].reshape(-1))

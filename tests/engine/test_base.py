@@ -26,7 +26,8 @@ def sums_of(*batches: list[float]) -> torch.Tensor:
     sums = Sums(4, torch.device("cpu"))
     for nats in batches:
         totals = torch.tensor(nats)
-        sums.add({"language": LANGUAGE}, {"a": totals, "b": 2 * totals}, {"a": torch.ones(4), "b": torch.arange(4)})
+        pairs = {"a": (totals, torch.ones(4)), "b": (2 * totals, torch.arange(4))}
+        sums.add({"language": LANGUAGE}, {name: torch.stack(pair, -1) for name, pair in pairs.items()})
     return sums.tensor()
 
 

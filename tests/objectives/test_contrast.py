@@ -92,3 +92,12 @@ def test_two_ranks_that_gather_have_the_losses_and_gradients_of_one(ranks, tmp_p
     losses.sum().backward()
     for index, expected in enumerate((losses.detach(), found, first.grad, second.grad)):
         torch.testing.assert_close(torch.cat([part[index] for part in parts]), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_rows_that_fill_up_are_nobody_s_negatives():
+    first, second = views(6)
+    real = torch.tensor([True, True, True, True, False, False])
+    losses, found = contrast(first, second, group=6, temperature=T, real=real)
+    expected = by_definition(first[:4], second[:4])
+    assert losses.tolist() == pytest.approx([*expected, 0, 0], rel=1e-5)
+    assert found[4:].tolist() == [0, 0]

@@ -26,7 +26,7 @@ from megas2s.models.config import ModelConfig
 from megas2s.models.freezing import freeze
 from megas2s.models.parameters import canonical_parameters, owners
 from megas2s.models.transformer import Model, build
-from megas2s.objectives.base import Part, Shape
+from megas2s.objectives.base import Part, Plain, Shape
 from megas2s.objectives.denoising import Denoising
 from megas2s.objectives.losses import label_counts
 from megas2s.objectives.mlm import MLM
@@ -97,13 +97,13 @@ def their_loss(config: ModelConfig, make_batch: Callable[[], Batch], architectur
     return forward
 
 
-class _TheirLoss:
+class _TheirLoss(Plain):
     """The mean loss that a transformers class returns, as an objective."""
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         return {"theirs": label_counts(batch["labels"])}
 
-    def loss(self, output: object, batch: Batch) -> dict[str, Part]:
+    def loss(self, output: object, batch: Batch, step: int | None = None) -> dict[str, Part]:
         total = output.loss * label_counts(batch["labels"]).sum()
         rows = len(batch["labels"])
         return {"theirs": Part(total, 1.0, (total.detach() / rows).expand(rows))}
