@@ -70,7 +70,7 @@ def prepare(recipe: Recipe, stage: Stage, corpus: Corpus, vocabulary: Vocabulary
     with _named(stage):
         check_engine(stage.engine, precision=stage.precision)
         # What is trained shall be exported: a shape that no family of transformers has is refused here.
-        family_of(config, "seq2seq" if config.is_seq2seq else "encoder", vocabulary)
+        family_of(config.without_heads(), "seq2seq" if config.is_seq2seq else "encoder", vocabulary)
         check_start(recipe, stage, config, corpus, vocabulary)
     micro_batch = stage.micro_batch_rows(world_size)
     try:

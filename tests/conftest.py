@@ -22,6 +22,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from megas2s.engine.local import LocalEngine
 from megas2s.models.config import ModelConfig
 from megas2s.models.weights import open_weights
 from megas2s.pretrain import pretrain
@@ -308,3 +309,40 @@ def local_recipe(recipe_data: dict) -> dict:
     data["log"]["tensorboard"] = False
     data["stages"] = [{**copy.deepcopy(stage), "engine": {"name": "local"}} for stage in data["stages"]]
     return data
+
+
+class Interrupted(Exception):
+    """What stops a run in this process."""
+
+
+@pytest.fixture
+def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Make the local engine raise when it is to take a step; the trial step, at a learning rate of 0, passes."""
+    original = LocalEngine.train_step
+
+    def at(stop: int) -> None:
+        def train_step(engine, batches, *, step, lr):
+            if step == stop and lr:
+                monkeypatch.setattr(LocalEngine, "train_step", original)
+                raise Interrupted
+            return original(engine, batches, step=step, lr=lr)
+
+        monkeypatch.setattr(LocalEngine, "train_step", train_step)
+
+    return at
+
+
+@pytest.fixture
+def disturb(train_here, interrupt, tmp_path: Path) -> Callable[..., tuple[Finished, Finished]]:
+    """`disturb(recipe, *stops)`: the recipe, as plain data, run straight through and interrupted before each stop."""
+
+    def run(data: dict, *stops: int) -> tuple[Finished, Finished]:
+        straight = train_here({**data, "run": str(tmp_path / "straight")})
+        disturbed = {**data, "run": str(tmp_path / "disturbed")}
+        for stop in stops:
+            interrupt(stop)
+            with pytest.raises(Interrupted):
+                train_here(disturbed)
+        return straight, train_here(disturbed)
+
+    return run

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from megas2s import files
 from megas2s.convert import family_of, hf, tensors
+from megas2s.convert.heads import write_heads
 from megas2s.convert.importing import BESIDE, HEAD, RANDOM
 from megas2s.convert.names import Part, Shape, decoder_start
 from megas2s.errors import BadConfig
@@ -32,7 +33,11 @@ KIND = "hugging face export"
 
 
 def shape(config: ModelConfig, part: Part | None, vocabulary: Vocabulary, *, head: bool = True) -> Shape:
-    """What is exported of a model: all of it, or with `part` "encoder" its encoder; `head`: whether it has one."""
+    """What is exported of a model: all of it, or with `part` "encoder" its encoder; `head`: whether it has one.
+
+    Heads that an objective put on the encoder are no part of any class.
+    """
+    config = config.without_heads()
     part = part or ("seq2seq" if config.is_seq2seq else "encoder")
     if part == "seq2seq" and not config.is_seq2seq:
         raise BadConfig("these weights are an encoder's, without a decoder; export them with --part encoder")
@@ -59,9 +64,12 @@ def export(
     shard_bytes: int = 5 << 30,
     card: str = "",
     record: Mapping[str, object] | None = None,
+    keep_heads: bool = False,
     check: bool = True,
 ) -> hf.Difference | None:
     """Write and publish a Hugging Face folder; returns how far the reloaded model was from ours, None unchecked.
+
+    `keep_heads` puts the heads that an objective trained on the encoder of an encoder-decoder into a file of their own.
 
     Holds one tensor at a time while it writes, one whole model while it checks. `out` must not exist, or be an export.
     """
@@ -75,6 +83,8 @@ def export(
     temporary = files.empty_temporary(out)
     value = values_of(reader, exported.config)
     tensors.write(temporary, tensors.shards(exported.entries, dtype, shard_bytes=shard_bytes), dtype, value)
+    if keep_heads:
+        write_heads(reader, temporary, dtype)
     files.write_json(temporary / "config.json", settings)
     if exported.config.is_seq2seq:
         files.write_json(temporary / "generation_config.json", _generation(exported.config, vocabulary))

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from megas2s import files
 from megas2s.convert import FAMILIES
+from megas2s.convert.heads import read_heads
 from megas2s.convert.names import Entry, Family, Settings
 from megas2s.convert.tensors import HubTensors
 from megas2s.errors import BadCheckpoint, BadConfig
@@ -67,6 +68,8 @@ def incoming(folder: Path, settings: Settings, *, allow_pickle: bool = False) ->
         sources |= _fresh_head(config)
         kept[HEAD] = RANDOM
         notes.append("the folder has no head for masked language modelling; a random one was made")
+    config, heads = read_heads(folder, config) if config.is_seq2seq else (config, {})
+    sources |= {name: tensor.clone for name, tensor in heads.items()}
     if without := sorted(parameter_shapes(config).keys() - sources.keys()):
         raise BadConfig(f"{folder} holds nothing for {without[0]}; load the model with its head and save it")
     return Incoming(config, kept, notes, sources)
