@@ -69,8 +69,6 @@ class ModelChoice:
             raise ValueError("state either preset or like")
         if self.preset is not None:
             preset(self.preset, vocab_size=1)  # names the nearest one where there is none
-        if self.like is not None and not Path(self.like).is_dir():
-            raise ValueError(f"like: there is no folder {self.like}; give a folder of weights, or a preset")
 
     @property
     def tying(self) -> Tying:
@@ -128,7 +126,8 @@ class Recipe:
                 raise ValueError(f"two stages are named {stage.name!r}")
             if stage.init in names[index:]:
                 raise ValueError(f"stage {stage.name!r} starts from {stage.init!r}, which does not come before it")
-            if stage.init is not None and stage.init not in names and not Path(stage.init).is_dir():
+            # A path may lead to weights that are not there yet; that is refused when they are to be read.
+            if stage.init is not None and stage.init not in names and len(Path(stage.init).parts) == 1:
                 raise ValueError(
                     f"stage {stage.name!r}: init {stage.init!r} is neither an earlier stage nor a folder of weights; "
                     f"{nearest(stage.init, names[:index]) if index else 'give a folder'}"

@@ -14,10 +14,16 @@ import pytest
 import torch
 import yaml
 
+from megas2s import files
+from megas2s.models.config import ModelConfig
+from megas2s.models.parameters import canonical_parameters
 from megas2s.models.presets import preset
+from megas2s.models.transformer import build
+from megas2s.models.weights import save_weights
 from megas2s.prepare import dry_run
 from megas2s.recipe import ModelChoice, Recipe, load_recipe
 from megas2s.spec import parse
+from megas2s.tokenizer.load import Tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = {path.stem: path for path in sorted((ROOT / "launch" / "recipes").glob("*.yaml"))}
@@ -26,7 +32,15 @@ LONGEST = 64  # tokens in a row of a twin
 DEEPEST = 3  # layers of a twin's deeper stack
 
 PROMISED = {  # of each stage: an encoder, or how the embeddings of its seq2seq model are tied; and what is frozen
+    "e2s2_bart_large": {"e2s2": "tied"},
+    "e2s2_t5_base": {"e2s2": "untied_head"},
+    "e2s2_multilingual": {
+        "mlm": "encoder",
+        "seq2seq_frozen": "tied_to_decoder, encoder frozen",
+        "seq2seq": "tied_to_decoder",
+    },
     "mbart_cc": {"mbart": "tied"},
+    "t5_base": {"t5": "untied_head"},
     "ul2_base": {"ul2": "untied_head"},
     "xlmr_base": {"mlm": "encoder"},
     "alexatm_20b": {"mlm": "encoder", "seq2seq_frozen": "untied, encoder frozen", "seq2seq": "untied"},
@@ -38,6 +52,10 @@ PROMISED = {  # of each stage: an encoder, or how the embeddings of its seq2seq 
     "two_stage": {"mlm": "encoder", "seq2seq_frozen": "tied_to_decoder, encoder frozen", "seq2seq": "tied_to_decoder"},
     "two_stage_frozen": {"mlm": "encoder", "seq2seq": "tied_to_decoder, encoder frozen"},
 }
+IMPORTED = {
+    "imports/bart_large": "bart_large",
+    "imports/t5_base": "t5_1_1_base",
+}  # what stands in for published weights
 LAYERS = {  # of encoder and decoder in the twin: as deep, against each other, as in the recipe
     "alexatm_20b": (3, 2),
     "xlmr_base": (3, 0),
@@ -57,16 +75,37 @@ def twin(name: str, *, run: Path, corpus: Path, ranks: int = 1) -> dict:
     """The recipe of that name as plain data, with numbers that train in a second a stage."""
     data = yaml.safe_load(RECIPES[name].read_text(encoding="utf-8"))
     data |= {"run": str(run), "corpus": str(corpus), "workers": 0}
-    data["model"] = small_model(data["model"])
+    like = data["model"].get("like")
+    data["model"] = small_model({"preset": IMPORTED[like]} if like else data["model"])
+    if like:
+        there = str(stand_in_for(like, data["model"], run.parent, corpus))
+        data["model"], data["stages"][0]["init"] = {"like": there}, there
     data["log"] = {"every": 1, "evaluate_every": 2, "heldout_rows": 1, "samples_every": 2, "tensorboard": False}
     data["checkpoints"] |= {"every": 1}
     longest = max(stage["length"] for stage in data["stages"])
     for stage in data["stages"]:
         length = stage["length"] * LONGEST // longest
         stage["schedule"] = {**stage["schedule"], "warmup_steps": 1 if stage["schedule"]["warmup_steps"] else 0}
+        if "target_length" in stage:
+            stage["target_length"] = stage["target_length"] * LONGEST // longest
         stage |= {"length": length, "batch_tokens": 4 * length * ranks, "micro_batch": 2, "steps": 2}
         stage |= {"precision": "fp32"} | ({"engine": {"name": "local"}} if ranks == 1 else {})
+        if stage["objective"].get("contrast"):
+            stage["objective"]["contrast"] |= {"group": 2}
     return data
+
+
+def stand_in_for(like: str, sizes: dict, folder: Path, corpus: Path) -> Path:
+    """Random weights of a small model where a recipe takes published ones."""
+    tokenizer = Tokenizer.load(corpus / "tokenizer")
+    rest = {"vocab_size": tokenizer.vocabulary.size, "pad_id": tokenizer.vocabulary.pad}
+    config = ModelConfig(**sizes, **rest, tying=preset(IMPORTED[like], vocab_size=1).tying)
+    temporary, out = files.empty_temporary(folder / "weights"), folder / "weights"
+    tensors = canonical_parameters(build(config)).items()
+    metadata = {"tokenizer": tokenizer.fingerprint}
+    save_weights(temporary, ((name, value.detach()) for name, value in tensors), config=config, metadata=metadata)
+    files.publish(temporary, out, {"kind": "weights"})
+    return out
 
 
 def small_model(choice: dict) -> dict:
@@ -99,7 +138,7 @@ def assert_as_promised(left, name: str, data: dict) -> None:
         assert ("mlm.bias" in weights) == (kind == "encoder")
         assert len(left.losses(stage)) == 2
         assert all(map(math.isfinite, left.losses(stage) + left.losses(stage, "heldout")))
-        if inits[stage] is not None:
+        if inits[stage] in inits:
             before = left.weights(inits[stage])
             shared = [key for key in weights if key.startswith("encoder.") and key in before]
             stood_still = {key for key in shared if torch.equal(weights[key], before[key])}
@@ -114,7 +153,12 @@ def test_every_shipped_recipe_has_its_promise_here():
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_passes_a_dry_run_as_it_stands(name: str, corpus_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)  # ds_configs/ is looked up from the working directory
-    recipe = load_recipe(RECIPES[name], [f"corpus={corpus_folder}", f"run={tmp_path / 'run'}"])
+    overrides = [f"corpus={corpus_folder}", f"run={tmp_path / 'run'}"]
+    if like := load_recipe(RECIPES[name]).model.like:
+        sizes = small_model({"preset": IMPORTED[like]}) | {"max_positions": 1024}
+        there = stand_in_for(like, sizes, tmp_path, corpus_folder)
+        overrides += [f"model.like={there}", f"stages.0.init={there}"]
+    recipe = load_recipe(RECIPES[name], overrides)
     plan = dry_run(recipe)
     assert [stage.name for stage in recipe.stages] == list(PROMISED[name])
     for stage in recipe.stages:
@@ -125,10 +169,14 @@ def test_a_recipe_passes_a_dry_run_as_it_stands(name: str, corpus_folder, tmp_pa
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_twin_differs_from_its_recipe_in_numbers_alone(name: str, corpus_folder, tmp_path):
     recipe = load_recipe(RECIPES[name])
-    small = parse(Recipe, twin(name, run=tmp_path, corpus=corpus_folder), source="twin")
-    kept = ("name", "init", "part", "decoder", "freeze", "frozen_dropout", "objective", "optimizer")
+    small = parse(Recipe, twin(name, run=tmp_path / "run", corpus=corpus_folder), source="twin")
+    kept = ("name", "part", "decoder", "freeze", "frozen_dropout", "optimizer")
     for stage, smaller in zip(recipe.stages, small.stages, strict=True):
         assert [getattr(stage, field) for field in kept] == [getattr(smaller, field) for field in kept]
+        assert stage.init == smaller.init or stage.init in IMPORTED
+        contrast = getattr(stage.objective, "contrast", None)
+        fewer = {"contrast": dataclasses.replace(contrast, group=2)} if contrast else {}
+        assert dataclasses.replace(stage.objective, **fewer) == smaller.objective
         assert stage.schedule.shape == smaller.schedule.shape
         assert stage.activation_checkpointing == smaller.activation_checkpointing
 

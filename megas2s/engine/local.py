@@ -25,7 +25,7 @@ from megas2s.engine.base import (
     global_divisors,
     to_device,
 )
-from megas2s.engine.optim import adamw, parameter_groups, set_lr
+from megas2s.engine.optim import adamw, parameter_groups, rms_scales, set_lr
 from megas2s.errors import BadConfig
 
 
@@ -123,10 +123,11 @@ class LocalEngine:
         """Clip and step on the fp32 masters, then round them back into the model; returns the norm before clipping."""
         clip = self._setup.optimizer.grad_clip
         norm = torch.nn.utils.clip_grad_norm_(self._masters.values(), clip if clip > 0 else float("inf"))
-        set_lr(self._optimizer, lr)
+        live = dict(self._model.named_parameters())
+        scales = rms_scales(live.values()) if self._setup.optimizer.scale_by_rms else None
+        set_lr(self._optimizer, lr, scales)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        live = dict(self._model.named_parameters())
         with torch.no_grad():
             for name, master in self._masters.items():
                 if master is not live[name]:

@@ -2,17 +2,24 @@
 
 Biases and layer norms (all one-dimensional parameters) do not decay; the embedding tables do (AlexaTM 20B,
 arXiv 2208.01448, section 3). Frozen parameters are in no group, so they have neither state nor decay.
+
+`scale_by_rms` makes AdamW's steps relative to the size of what they change, as Adafactor's are (Shazeer and Stern 2018,
+section 8; nanoT5, Nawrot 2023): the step of each tensor is multiplied by the root mean square of its weights, at least
+0.001. Then each tensor is a group, whose learning rate is scaled; decay is by the learning rate itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from megas2s import dist
 from megas2s.spec import spec
+
+SMALLEST_SCALE = 1e-3
 
 
 @spec
@@ -24,6 +31,7 @@ class AdamW:
     eps: float = 1e-8
     weight_decay: float = 0.01
     grad_clip: float = 1.0
+    scale_by_rms: bool = False
 
     def __post_init__(self) -> None:
         for name in ("beta1", "beta2"):
@@ -37,15 +45,26 @@ class AdamW:
 
 
 def parameter_groups(parameters: Iterable[tuple[str, nn.Parameter]], spec: AdamW) -> list[dict[str, Any]]:
-    """Trainable parameters in at most two groups, with and without decay; an empty group is left out."""
-    decaying: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for _, parameter in parameters:
-        if parameter.requires_grad:
-            # A ZeRO-3 parameter has an empty local shape; `ds_shape` keeps the real one.
-            (decaying if len(getattr(parameter, "ds_shape", parameter.shape)) > 1 else plain).append(parameter)
-    groups = [{"params": decaying, "weight_decay": spec.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+    """Trainable parameters in at most two groups, with and without decay; an empty group is left out.
+
+    Each in a group of its own, in their order, where steps are scaled.
+    """
+    trained = [parameter for _, parameter in parameters if parameter.requires_grad]
+    if spec.scale_by_rms:
+        return [{"params": [parameter], **_decay(spec, [parameter])} for parameter in trained]
+    decaying = [parameter for parameter in trained if _decays(parameter)]
+    plain = [parameter for parameter in trained if not _decays(parameter)]
+    return [{"params": group, **_decay(spec, group)} for group in (decaying, plain) if group]
+
+
+def _decay(spec: AdamW, group: list[nn.Parameter]) -> dict[str, float]:
+    decay = spec.weight_decay if _decays(group[0]) else 0.0
+    return {"weight_decay": decay, "decay": decay}  # what is asked for stays beside what a scaled rate makes of it
+
+
+def _decays(parameter: nn.Parameter) -> bool:
+    """A ZeRO-3 parameter has an empty local shape; `ds_shape` keeps the real one."""
+    return len(getattr(parameter, "ds_shape", parameter.shape)) > 1
 
 
 def adamw(groups: list[dict[str, Any]], spec: AdamW) -> torch.optim.AdamW:
@@ -53,7 +72,33 @@ def adamw(groups: list[dict[str, Any]], spec: AdamW) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=0.0, betas=(spec.beta1, spec.beta2), eps=spec.eps, fused=True)
 
 
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Use `lr` for the next step in every group."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
+def set_lr(optimizer: torch.optim.Optimizer, lr: float, scales: Sequence[float] | None = None) -> None:
+    """Use `lr` for the next step in every group, times its own scale where there are `scales`."""
+    groups = optimizer.param_groups
+    for group, scale in zip(groups, scales or [1.0] * len(groups), strict=True):
+        group["lr"] = lr * scale
+        if scales:
+            group["weight_decay"] = group["decay"] / scale  # AdamW decays by the product of both
+
+
+def rms_scales(parameters: Iterable[nn.Parameter]) -> list[float]:
+    """max(0.001, root mean square) of the weights that each trainable parameter computes with; one wait for a GPU.
+
+    Collective where ZeRO-3 scatters them: a rank adds up the slices that it holds.
+    """
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    scattered = any(hasattr(parameter, "ds_tensor") for parameter in trained)
+    norms = torch.stack([torch.linalg.vector_norm(_own(p), dtype=torch.float32) for p in trained])
+    squares = dist.sum_over_ranks(norms.square()) if scattered else norms.square()
+    sizes = [getattr(parameter, "ds_numel", parameter.numel()) for parameter in trained]
+    return [max(SMALLEST_SCALE, (square / size) ** 0.5) for square, size in zip(squares.tolist(), sizes, strict=True)]
+
+
+def _own(parameter: nn.Parameter) -> Tensor:
+    """The part of a parameter that this rank holds, without what fills up its slice."""
+    if not hasattr(parameter, "ds_tensor"):
+        return parameter.detach()
+    scattered: Any = parameter
+    first = dist.place().rank * scattered.ds_tensor.ds_numel
+    held: Tensor = scattered.ds_tensor.detach()[: max(0, scattered.ds_numel - first)]
+    return held.to(dist.device())

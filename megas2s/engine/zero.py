@@ -37,7 +37,7 @@ from megas2s.engine.base import (
     to_device,
 )
 from megas2s.engine.ds_config import compose, offloads_optimizer, read_ds_config, zero_stage
-from megas2s.engine.optim import adamw, parameter_groups, set_lr
+from megas2s.engine.optim import adamw, parameter_groups, rms_scales, set_lr
 from megas2s.errors import BadConfig
 from megas2s.spec import parse
 
@@ -88,6 +88,14 @@ class ZeroEngine:
         parse(DeepSpeedZeroConfig, knobs.get("zero_optimization", {}), source=f"{config_path}: zero_optimization")
         if setup.precision == "fp16" and not get_accelerator().is_fp16_supported():
             raise BadConfig("precision: fp16 is not supported by this device; take bf16 or fp32")
+        if (
+            setup.optimizer.scale_by_rms
+            and knobs.get("zero_optimization", {}).get("offload_param", {}).get("device") == "nvme"
+        ):
+            raise BadConfig(
+                f"optimizer.scale_by_rms reads every weight at every step, and {config_path} keeps them on a disk "
+                "(offload_param nvme); leave one of the two out"
+            )
         join()
         self._setup = setup
         self._place = dist.place()
@@ -124,7 +132,8 @@ class ZeroEngine:
         batches = [to_device(batch, self._device) for batch in batches]
         divisors = global_divisors(self._setup.losses, batches)
         sums = Sums(self._setup.languages, self._device)
-        set_lr(self._engine.optimizer, lr)
+        scales = rms_scales(self._parameters.values()) if self._setup.optimizer.scale_by_rms else None
+        set_lr(self._engine.optimizer, lr, scales)
         for index, batch in enumerate(batches):
             torch.manual_seed(self._setup.dropout_seed(step, index, self._place.rank))
             loss, rows = self._engine(batch, divisors, step)

@@ -108,6 +108,10 @@ class WeightsReader(TensorFolder):
 
 def open_tensors(folder: Path) -> TensorFolder:
     """The tensors in a published folder, or in a folder of a published one; hashes are checked by `files.verify`."""
+    if not folder.is_dir():
+        raise BadCheckpoint(
+            f"there is no folder {folder}; import weights to it (tools/convert_from_hf.py) or name another"
+        )
     if not is_published(folder) and not is_published(folder.parent):
         raise BadCheckpoint(f"{folder} holds no finished weights; name the weights folder of a complete stage")
     try:

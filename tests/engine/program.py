@@ -107,6 +107,7 @@ def setup(
     config: ModelConfig = CONFIG,
     watch: EncoderWatch | None = None,
     recomputed: bool = False,
+    scaled: bool = False,
 ) -> Setup:
     def construct():
         model = build(config)
@@ -120,7 +121,7 @@ def setup(
         build=construct,
         initial=initial,
         losses=Reconstruction(),
-        optimizer=AdamW(grad_clip=0.1, weight_decay=0.1),
+        optimizer=AdamW(grad_clip=0.1, weight_decay=0.1, scale_by_rms=scaled),
         precision=precision,
         micro_batch=MICRO_BATCH,
         micro_batches=ROWS // dist.place().world_size // MICRO_BATCH,
@@ -133,7 +134,8 @@ def setup(
 class Trace:
     """What one training leaves to compare."""
 
-    def __init__(self) -> None:
+    def __init__(self, lr: float) -> None:
+        self.lr = lr
         self.losses: list[float] = []
         self.norms: list[float] = []
         self.skipped = 0
@@ -141,7 +143,7 @@ class Trace:
 
     def run(self, engine, first: int, stop: int) -> None:
         for step in range(first, stop):
-            result = engine.train_step(batches(step), step=step, lr=1e-3)
+            result = engine.train_step(batches(step), step=step, lr=self.lr)
             sums = dist.sum_over_ranks(result.sums)[0].sum(0)
             self.losses.append(float(sums[0] / sums[1]))
             self.norms.append(result.grad_norm)
@@ -163,15 +165,17 @@ def train(
     trial: bool = False,
     steps: int = STEPS,
     recomputed: bool = False,
+    scaled: bool = False,
 ) -> dict:
     start = starting_weights()
     watch = EncoderWatch()
-    engine = make_engine(spec, setup(precision, frozen, start.__getitem__, watch=watch, recomputed=recomputed))
+    choices = {"watch": watch, "recomputed": recomputed, "scaled": scaled}
+    engine = make_engine(spec, setup(precision, frozen, start.__getitem__, **choices))
     if trial:
         untouched = engine.counters()
         engine.train_step(batches(0), step=0, lr=0.0)
         engine.load_moments(None, untouched)
-    trace = Trace()
+    trace = Trace(2e-2 if scaled else 1e-3)
     trace.run(engine, 0, min(RESUME_AT, steps // 2) if resume else steps)
     if resume:
         values = {name: value.clone() for name, value in engine.values()}
@@ -179,8 +183,7 @@ def train(
         counters = engine.counters()
         engine.close()
         begun = {**start, **values}  # only rank 0 is given frozen values
-        again = setup(precision, frozen, begun.__getitem__, watch=watch)
-        engine = make_engine(spec, again)
+        engine = make_engine(spec, setup(precision, frozen, begun.__getitem__, **choices))
         engine.load_moments(lambda kind, name: moments[f"{kind}.{name}"], counters)
         trace.run(engine, min(RESUME_AT, steps // 2), steps)
     heldout = dist.sum_over_ranks(engine.evaluate(batches(99)))[0].sum(0)
@@ -232,6 +235,8 @@ VARIANTS = {
     "tried": {"trial": True},
     "frozen": {"frozen": FROZEN, "resume": True, "trial": True},
     "recomputed": {"frozen": FROZEN, "recomputed": True, "steps": 4},
+    "scaled": {"scaled": True, "steps": 8},
+    "scaled_resumed": {"scaled": True, "steps": 8, "resume": True},
 }
 BRIEF = {"brief": {"steps": 4}, "brief_resumed": {"steps": 4, "resume": True}}  # where a step takes seconds
 

@@ -93,6 +93,23 @@ def test_a_resumed_run_ends_with_the_same_bits(results: Results, engine: str, pr
     assert resumed["counters"] == straight["counters"]
 
 
+@pytest.mark.parametrize("engine", ZERO)
+def test_steps_scaled_by_the_weights_equal_the_local_engine_s(results: Results, engine: str):
+    local, zero = results("local", "fp32", "scaled"), results(engine, "fp32", "scaled")
+    assert zero["losses"] == pytest.approx(local["losses"], rel=1e-5)
+    assert zero["losses"] != results(engine, "fp32", "plain")["losses"][:8]
+    low, shared = results("local", "bf16", "scaled"), results(engine, "bf16", "scaled")
+    assert shared["losses"] == pytest.approx(low["losses"], rel=BF16_TOLERANCE)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("engine", ["local", *ZERO])
+def test_scaled_steps_resume_with_the_same_bits(results: Results, engine: str, precision: str):
+    straight, resumed = results(engine, precision, "scaled"), results(engine, precision, "scaled_resumed")
+    assert resumed["losses"] == straight["losses"]
+    assert resumed["hash"] == straight["hash"]
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("engine", ["local", *ZERO])
 def test_the_trial_step_leaves_no_trace(results: Results, engine: str, precision: str):

@@ -24,11 +24,28 @@ def test_inverse_square_root_halves_when_the_steps_quadruple():
     assert schedule.at(99, steps=10**6) == pytest.approx(1.0)
 
 
+def test_a_polynomial_falls_by_its_power_and_the_first_is_linear():
+    square = Schedule(lr=1.0, warmup_steps=2, shape="polynomial", power=2.0, final_lr=0.2)
+    assert [square.at(step, steps=10) for step in (1, 2, 6, 10)] == pytest.approx([1.0, 1.0, 0.2 + 0.8 * 0.25, 0.2])
+    linear = Schedule(lr=1.0, warmup_steps=2, shape="linear", final_lr=0.2)
+    first = Schedule(lr=1.0, warmup_steps=2, shape="polynomial", final_lr=0.2)
+    assert [first.at(step, steps=10) for step in range(10)] == [linear.at(step, steps=10) for step in range(10)]
+
+
 def test_constant_stays():
     assert Schedule(lr=0.3, shape="constant").at(10**9, steps=5) == 0.3
 
 
-@pytest.mark.parametrize("bad", [{"lr": 0.0}, {"lr": 1.0, "final_lr": 2.0}, {"lr": 1.0, "warmup_steps": -1}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"lr": 0.0},
+        {"lr": 1.0, "final_lr": 2.0},
+        {"lr": 1.0, "warmup_steps": -1},
+        {"lr": 1.0, "power": 2.0},
+        {"lr": 1.0, "shape": "polynomial", "power": 0.0},
+    ],
+)
 def test_nonsense_is_refused(bad: dict):
-    with pytest.raises(ValueError, match=r"lr|warmup"):
+    with pytest.raises(ValueError, match=r"lr|warmup|power"):
         Schedule(**bad)
