@@ -138,7 +138,7 @@ def test_training_goes_on_from_an_imported_model_and_goes_back_as_what_it_was(pr
     assert "reloaded with transformers: logits differ from ours by at most" in said
     _, info = architecture.from_pretrained(folder / "exported", output_loading_info=True)
     assert not any(info.values()), info
-    if after.config.encoder_classes:
+    if after.config.token_classes:
         assert "heads that E2S2 trained on the encoder are left behind" in said
         _keeps_its_heads(folder, architecture, tool)
     again = transformers.AutoTokenizer.from_pretrained(folder / "exported")
@@ -156,7 +156,7 @@ def _keeps_its_heads(folder: Path, architecture: type, tool) -> None:
     assert not any(info.values()), info
     tool("tools/convert_from_hf.py", folder / "headed", folder / "back")
     ours, back = open_weights(folder / "run" / "on" / "weights"), open_weights(folder / "back")
-    assert back.config.encoder_classes == ours.config.encoder_classes
+    assert back.config.token_classes == ours.config.token_classes
     assert all(torch.equal(back.tensor(name), ours.tensor(name)) for name in ours.names)
 
 

@@ -47,7 +47,7 @@ def read_heads(folder: Path, config: ModelConfig) -> tuple[ModelConfig, dict[str
         raise BadCheckpoint(f"{path} is damaged ({error}); restore it, or remove it to do without") from None
     classes = len(heads["classes.bias"]) if "classes.bias" in heads else 0
     restores = any(name.startswith("mlm.") for name in heads)
-    whole = dataclasses.replace(config, encoder_classes=classes, encoder_restores=restores)
+    whole = dataclasses.replace(config, token_classes=classes, encoder_restores=restores)
     expected = {name: shape for name, shape in parameter_shapes(whole).items() if name not in parameter_shapes(config)}
     found = {name: tuple(tensor.shape) for name, tensor in heads.items()}
     if found != expected:

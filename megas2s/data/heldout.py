@@ -63,7 +63,7 @@ def _batch(rows: Sequence[HeldOutRow], numbers: range, count: int, columns: Colu
     batch = collate([row.example for row in rows], columns)
     sample = torch.tensor(numbers)
     for name in LABELS & batch.keys():
-        batch[name].masked_fill_((sample >= count).unsqueeze(1), IGNORED)
+        batch[name][sample >= count] = IGNORED
     return {
         **batch,
         "language": torch.tensor([row.language for row in rows]),

@@ -62,6 +62,9 @@ class Losses(Protocol):
     def loss(self, output: Any, batch: Any, step: int | None = None) -> Mapping[str, LossPart]:
         """The parts for one micro-batch, with the weights of a step."""
 
+    def predictions(self, model: Any, batch: Any) -> Tensor:
+        """What the model says of each row, (B, ...); every rank passes as many rows."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
@@ -100,7 +103,7 @@ class Engine(Protocol):
         """`Sums` of this rank's rows, without dropout and without gradients."""
 
     def predict(self, batch: Batch) -> Tensor:
-        """The most likely token at every label of one batch: (B, K). Every rank passes as many rows."""
+        """What the objective takes from the model for one batch, (B, ...). Every rank passes as many rows."""
 
     def values(self) -> Iterator[tuple[str, Tensor]]:
         """Every parameter under its canonical name, full and in fp32, one at a time, on every rank.
@@ -148,7 +151,7 @@ class TrainedModel(nn.Module):
         Without divisors `predictions`.
         """
         if divisors is None:
-            return self.predictions(batch), {}
+            return self.losses.predictions(self.model, batch), {}
         parts = self.losses.loss(self.model(self.losses.inputs(batch)), batch, step)
         self.part_weights = {name: part.weight for name, part in parts.items()}
         terms = [part.weight * part.total / divisors[name] for name, part in parts.items() if part.weight is not None]
@@ -158,20 +161,6 @@ class TrainedModel(nn.Module):
             for name, part in parts.items()
         }
         return torch.stack(terms).sum(), {name: torch.stack(pair, -1) for name, pair in pairs.items()}
-
-    def predictions(self, batch: Batch) -> Tensor:
-        """The most likely token at every label: (B, K), one row of logits at a time.
-
-        Each row gathers the head under ZeRO-3, so ranks with unlike numbers of rows would wait for each other forever.
-        """
-        output = self.model(batch)
-        if "masked_positions" in batch:
-            places = batch["masked_positions"].unsqueeze(-1).expand(-1, -1, output.encoder_hidden.shape[-1])
-            hidden = output.encoder_hidden.gather(1, places)
-        else:
-            hidden = output.decoder_hidden
-        rows = [self.model.logits(row).argmax(-1) for row in hidden]  # type: ignore[operator]
-        return torch.stack(rows)
 
 
 class Sums:
@@ -213,7 +202,7 @@ def evaluate(trained: nn.Module, setup: Setup, batches: Sequence[Batch], device:
 
 @torch.no_grad()
 def predict(trained: nn.Module, batch: Batch, device: torch.device) -> Tensor:
-    """The most likely token at every label: (B, K)."""
+    """What the objective takes from the model: (B, ...)."""
     trained.eval()
     best: Tensor = trained(to_device(batch, device), None)[0]
     return best

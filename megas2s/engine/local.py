@@ -77,7 +77,7 @@ class LocalEngine:
         return base.evaluate(self._trained, self._setup, batches, self._device)
 
     def predict(self, batch: Batch) -> Tensor:
-        """The most likely token at every label."""
+        """What the objective takes from the model."""
         return base.predict(self._trained, batch, self._device)
 
     def values(self) -> Iterator[tuple[str, Tensor]]:

@@ -152,7 +152,7 @@ class ZeroEngine:
         return base.evaluate(self._engine, self._setup, batches, self._device)
 
     def predict(self, batch: Batch) -> Tensor:
-        """The most likely token at every label; every rank passes a batch of its own."""
+        """What the objective takes from the model; every rank passes a batch of its own."""
         return base.predict(self._engine, batch, self._device)
 
     def values(self) -> Iterator[tuple[str, Tensor]]:

@@ -49,7 +49,8 @@ class ModelConfig:
     positions: Literal["learned", "relative"] = "learned"  # relative: T5's bias on attention scores
     relative_buckets: int = 32
     relative_max_distance: int = 128  # in tokens; all further ones share a bucket
-    encoder_classes: int = 0  # of a linear head over encoder states; 0: no such head
+    token_classes: int = 0  # of a linear head over states of tokens; 0: no such head
+    text_classes: int = 0  # of a head over one state of a row; 0: no such head
     encoder_restores: bool = False  # whether the encoder of an encoder-decoder has a head for masked language modelling
     scale_embedding: bool = False  # by the root of hidden_size (mBART)
     scale_attention: bool = True  # by one over the root of the head's width; T5 does not
@@ -78,7 +79,7 @@ class ModelConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.embedding_size is not None and self.is_seq2seq:
             raise ValueError(f"embedding_size {self.embedding_size}: only encoders have embeddings of another width")
-        for name, absent in (("segment_types", "table"), ("encoder_classes", "head")):
+        for name, absent in (("segment_types", "table"), ("token_classes", "head"), ("text_classes", "head")):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 (no {absent}) or more, got {getattr(self, name)}")
         if self.relative_buckets < 4 or self.relative_buckets % 4:
@@ -133,5 +134,5 @@ class ModelConfig:
         )
 
     def without_heads(self) -> ModelConfig:
-        """This model without the heads that single objectives put on its encoder."""
-        return dataclasses.replace(self, encoder_classes=0, encoder_restores=False)
+        """This model without the heads that an objective or a task put on it."""
+        return dataclasses.replace(self, token_classes=0, text_classes=0, encoder_restores=False)

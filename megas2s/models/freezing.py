@@ -84,7 +84,7 @@ def part_of(name: str) -> Part:
     """The part of the model that a canonical name belongs to."""
     if name == "shared.weight" or name.endswith((".embed.weight", ".positions.weight", ".types.weight")):
         return "embeddings"
-    if name.startswith(("head.", "mlm.", "classes.")):
+    if name.startswith(("head.", "mlm.", "classes.", "text.")):
         return "head"
     return "encoder" if name.startswith("encoder.") else "decoder"
 

@@ -27,7 +27,7 @@ from megas2s.models.weights import WeightsReader
 Origin = Literal["copied", "random"]
 
 DECODERS = ("num_decoder_layers", "scale_head", "decoder_start")  # what only a decoder's weights say
-HEADS = ("encoder_classes", "encoder_restores")  # of single objectives
+HEADS = ("token_classes", "text_classes", "encoder_restores")  # of single objectives and tasks
 MADE_GOOD = ("segment_types", "scale_embedding")
 MAY_CHANGE = {"tying", "family", "max_positions", "pad_id", "init", "init_std", *DECODERS, *HEADS, *MADE_GOOD}
 MAY_CHANGE |= {"dropout", "attention_dropout", "ffn_dropout", "output_dropout"}
@@ -130,7 +130,8 @@ def _twin(name: str, target: ModelConfig) -> str | None:
 
 
 def _other_classes(role: str, source: ModelConfig, target: ModelConfig) -> bool:
-    return role.startswith("classes.") and source.encoder_classes != target.encoder_classes
+    tokens = role.startswith("classes.") and source.token_classes != target.token_classes
+    return tokens or (role.startswith("text.out.") and source.text_classes != target.text_classes)
 
 
 def _scale(config: ModelConfig) -> float:

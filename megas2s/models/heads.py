@@ -1,4 +1,4 @@
-"""What reads the last states: the projections onto the vocabulary of decoder and encoder, and a linear classifier.
+"""What reads the last states: the projections onto the vocabulary of decoder and encoder, and classifiers.
 
 A vocabulary head holds its matrix itself, also where it is the embedding's: DeepSpeed's ZeRO-3 gathers a parameter
 around the modules that hold it. It is called with the positions to predict and their labels, so that logits are made
@@ -61,14 +61,31 @@ class MaskedHead(nn.Module):
         return cross_entropy(hidden, self.weight, labels, bias=self.bias, drop_ignored=drop_ignored)
 
 
-class ClassHead(Linear):
-    """Scores of a few classes for each token of the encoder, after dropout (E2S2, Zhong et al. 2022)."""
+class TokenHead(Linear):
+    """Scores of a few classes for each token, after dropout (Devlin et al. 2019; E2S2, Zhong et al. 2022)."""
 
     def __init__(self, config: ModelConfig) -> None:
         width = config.hidden_size
-        super().__init__(width, config.encoder_classes, init_std=config.deviation(width))
+        super().__init__(width, config.token_classes, init_std=config.deviation(width))
         self.dropout = config.dropout
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., classes)."""
         return super().forward(drop(hidden, self.dropout, self.training))
+
+
+class TextHead(nn.Module):
+    """Scores of a few classes, or one number, for a text: RoBERTa's and BART's dense, tanh and linear, after dropout."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.dropout = config.dropout
+        self.dense = Linear(width, width, init_std=config.deviation(width))
+        self.out = Linear(width, config.text_classes, init_std=config.deviation(width))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(B, D), one state of each text -> (B, classes)."""
+        hidden = torch.tanh(self.dense(drop(hidden, self.dropout, self.training)))
+        scores: Tensor = self.out(drop(hidden, self.dropout, self.training))
+        return scores

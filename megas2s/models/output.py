@@ -26,4 +26,5 @@ class ModelOutput(NamedTuple):
     decoder_hidden: Tensor | None  # (B, T, D)
     encoder_vocabulary_loss: VocabularyLoss | None  # the MLM head; an encoder-decoder has one if an objective asks
     decoder_vocabulary_loss: VocabularyLoss | None
-    encoder_scores: Scores | None = None  # the head of `encoder_classes`
+    token_scores: Scores | None = None  # the head of `token_classes`
+    text_scores: Scores | None = None  # the head of `text_classes`

@@ -63,8 +63,11 @@ def _walk(config: ModelConfig) -> Iterator[tuple[str, Shape]]:
         yield "mlm.bias", (config.vocab_size,)
         yield from _linear("mlm.dense", config.embedding_width, config.hidden_size)
         yield from _norm(config, "mlm.norm", config.embedding_width)
-    if config.encoder_classes:
-        yield from _linear("classes", config.encoder_classes, config.hidden_size)
+    if config.token_classes:
+        yield from _linear("classes", config.token_classes, config.hidden_size)
+    if config.text_classes:
+        yield from _linear("text.dense", config.hidden_size, config.hidden_size)
+        yield from _linear("text.out", config.text_classes, config.hidden_size)
 
 
 def _stack(config: ModelConfig, stack: str, depth: int) -> Iterator[tuple[str, Shape]]:

@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from megas2s.models.attention import Linear, causal_mask, padding_mask, segment_mask, segment_positions
 from megas2s.models.config import ModelConfig
 from megas2s.models.freezing import quiet_frozen
-from megas2s.models.heads import ClassHead, MaskedHead, VocabularyHead
+from megas2s.models.heads import MaskedHead, TextHead, TokenHead, VocabularyHead
 from megas2s.models.layers import DecoderLayer, EncoderLayer, Table, drop, norm
 from megas2s.models.output import ModelOutput, VocabularyLoss
 from megas2s.models.parameters import aliases
@@ -56,17 +56,18 @@ class Stack(nn.Module):
         self.max_positions = config.max_positions
         self.checkpointed = False  # recompute each layer in the backward pass instead of storing its activations
 
-    def embedded(self, ids: Tensor, segments: Tensor | None, types: Tensor | None = None) -> Tensor:
-        """Token, position and type, normed: (B, S) -> (B, S, D)."""
+    def embedded(self, ids: Tensor, segments: Tensor | None, types: Tensor | None = None, *, first: int = 0) -> Tensor:
+        """Token, position and type, normed: (B, S) -> (B, S, D). The first column has the position `first`."""
         hidden = self.embed(ids)
         if self.scale is not None:
             hidden = hidden * self.scale
         if self.types is not None:
             hidden = hidden + self.types(ids.new_zeros(1, 1) if types is None else types)
         if self.positions is not None:
-            if ids.shape[1] > self.max_positions:
-                raise ValueError(f"a row of {ids.shape[1]} tokens exceeds the model's {self.max_positions} positions")
-            index = torch.arange(ids.shape[1], device=ids.device) if segments is None else segment_positions(segments)
+            end = first + ids.shape[1]
+            if end > self.max_positions:
+                raise ValueError(f"a row of {end} tokens exceeds the model's {self.max_positions} positions")
+            index = torch.arange(first, end, device=ids.device) if segments is None else segment_positions(segments)
             hidden = hidden + self.positions(index)
         hidden = drop(hidden, self.dropout, self.training) if self.embed_norm is None else self.embed_norm(hidden)
         states: Tensor = hidden if self.projection is None else self.projection(hidden)
@@ -144,15 +145,18 @@ class Model(nn.Module):
         super().__init__()
         self.config = config
         self.mlm: MaskedHead | None = None
-        self.classes: ClassHead | None = None
+        self.classes: TokenHead | None = None
+        self.text: TextHead | None = None
         self.frozen_dropout = False  # whether frozen modules follow `train` too, and with it drop out
 
-    def _add_encoder_heads(self) -> None:
-        """The heads that read the encoder's states, where there are any; the last parameters of a model."""
+    def _add_heads(self) -> None:
+        """The heads beside the decoder's, where there are any; the last parameters of a model."""
         if self.config.has_masked_head:
             self.mlm = MaskedHead(self.config, weight=self.encoder.embed.weight)
-        if self.config.encoder_classes:
-            self.classes = ClassHead(self.config)
+        if self.config.token_classes:
+            self.classes = TokenHead(self.config)
+        if self.config.text_classes:
+            self.text = TextHead(self.config)
 
     def _masked_loss(self, *, padded: bool) -> VocabularyLoss | None:
         return None if self.mlm is None else partial(self.mlm, drop_ignored=padded)
@@ -201,13 +205,14 @@ class EncoderModel(Model):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.encoder = Encoder(config)
-        self._add_encoder_heads()
+        self._add_heads()
 
     def forward(self, batch: Mapping[str, Tensor]) -> ModelOutput:
         """Encode `input_ids`; see the head of this module for the fields."""
         attention_mask = batch.get("attention_mask")
         hidden = self.encode(**{name: batch[name] for name in SOURCE if name in batch})
-        return ModelOutput(hidden, None, self._masked_loss(padded=attention_mask is not None), None, self.classes)
+        masked = self._masked_loss(padded=attention_mask is not None)
+        return ModelOutput(hidden, None, masked, None, self.classes, self.text)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of the whole vocabulary at a few positions: (..., D) -> (..., V)."""
@@ -230,7 +235,7 @@ class Seq2SeqModel(Model):
         self.decoder = Decoder(config, embedding=shared)
         apart = "head.weight" in aliases(config)
         self.head = VocabularyHead(config, weight=None if apart else self.decoder.embed.weight)
-        self._add_encoder_heads()
+        self._add_heads()
 
     def forward(self, batch: Mapping[str, Tensor]) -> ModelOutput:
         """Encode `input_ids`, decode `decoder_input_ids`; see the head of this module for the other fields."""
@@ -245,7 +250,7 @@ class Seq2SeqModel(Model):
         )
         padded = attention_mask is not None
         head = partial(self.head, drop_ignored=padded)
-        return ModelOutput(memory, hidden, self._masked_loss(padded=True), head, self.classes)
+        return ModelOutput(memory, hidden, self._masked_loss(padded=True), head, self.classes, self.text)
 
     def decode(
         self,

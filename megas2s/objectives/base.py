@@ -11,9 +11,10 @@ An objective is its own configuration: a frozen `@spec` with a `name`. It knows 
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from megas2s.models.config import FirstToken, ModelConfig
@@ -84,6 +85,20 @@ class Plain:
         """The batch itself."""
         return batch
 
+    def predictions(self, model: Any, batch: Batch) -> Tensor:
+        """The most likely token at every label: (B, K), one row of logits at a time.
+
+        Each row gathers the head under ZeRO-3, so ranks with unlike numbers of rows would wait for each other forever.
+        """
+        output: ModelOutput = model(batch)
+        if "masked_positions" in batch:
+            places = batch["masked_positions"].unsqueeze(-1).expand(-1, -1, output.encoder_hidden.shape[-1])
+            hidden = output.encoder_hidden.gather(1, places)
+        else:
+            assert output.decoder_hidden is not None, "a model without masked positions has a decoder"
+            hidden = output.decoder_hidden
+        return torch.stack([model.logits(row).argmax(-1) for row in hidden])
+
 
 class Objective(Protocol):
     """The contract between an objective, the loader and the engines."""
@@ -134,3 +149,6 @@ class Objective(Protocol):
 
         Weights may depend on `step`; without one they are those that a schedule leads to.
         """
+
+    def predictions(self, model: Any, batch: Batch) -> Tensor:
+        """What is shown of the model's answers, (B, ...): its most likely token at every label."""

@@ -90,7 +90,7 @@ class E2S2(TeacherForced):
         target = self.denoise.target if self.denoise is not None else None
         return dataclasses.replace(
             config,
-            encoder_classes=len(self.kinds) if target == "kind" else 0,
+            token_classes=len(self.kinds) if target == "kind" else 0,
             encoder_restores=target == "token",
         )
 

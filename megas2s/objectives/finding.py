@@ -71,8 +71,8 @@ class Finding:
         weight, labels = warmed(self.weight, self.warm_in_steps, step), self.labels(batch)
         if self.target == "token":
             return _tokens(output, hidden, labels, weight)
-        assert output.encoder_scores is not None, "the objective asks for this head"
-        scores = output.encoder_scores(hidden).float()
+        assert output.token_scores is not None, "the objective asks for this head"
+        scores = output.token_scores(hidden).float()
         each = F.cross_entropy(
             scores.flatten(0, 1),
             labels.flatten(),

@@ -122,7 +122,7 @@ def test_the_same_generator_gives_the_same_example():
 def test_the_head_has_a_class_for_each_noise_that_is_on(changes, kinds):
     wanted = objective(**changes)
     assert wanted.kinds == kinds
-    assert wanted.shaped(CONFIG).encoder_classes == len(kinds)
+    assert wanted.shaped(CONFIG).token_classes == len(kinds)
     labels = batch_of(wanted, shape_of())["encoder_labels"]
     assert set(labels[labels != IGNORED].tolist()) == set(range(len(kinds)))
 
@@ -134,7 +134,7 @@ def test_the_token_that_was_there_is_the_older_target():
     corrupted = found["input_ids"] != found["second_input_ids"]
     assert (found["encoder_labels"] == np.where(corrupted, found["second_input_ids"], IGNORED)).all()
     shaped = wanted.shaped(CONFIG)
-    assert (shaped.encoder_classes, shaped.encoder_restores) == (0, True)
+    assert (shaped.token_classes, shaped.encoder_restores) == (0, True)
 
 
 def test_both_views_are_one_pass_before_the_same_target(run):
@@ -163,7 +163,7 @@ def test_the_parts_are_those_of_the_definition(run):
     batch = batch_of(wanted, shape_of())
     output, parts = run(wanted, batch)
     hidden = output.encoder_hidden
-    scores, labels = output.encoder_scores(hidden[:4]), batch["encoder_labels"]
+    scores, labels = output.token_scores(hidden[:4]), batch["encoder_labels"]
     nll = F.cross_entropy(scores.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
     assert parts["denoise"].total.item() == pytest.approx(nll.item(), rel=1e-5)
     first, second = (
@@ -187,7 +187,7 @@ def test_measures_are_accuracy_and_f1_by_kind(run):
     wanted = objective(contrast=None)
     batch = batch_of(wanted, shape_of())
     output, parts = run(wanted, batch)
-    guess, labels = output.encoder_scores(output.encoder_hidden[:4]).argmax(-1), batch["encoder_labels"]
+    guess, labels = output.token_scores(output.encoder_hidden[:4]).argmax(-1), batch["encoder_labels"]
     real = labels != IGNORED
 
     def ratio(name: str) -> float:
@@ -207,7 +207,7 @@ def test_weights_of_classes_weigh_the_loss_and_its_count(run):
     plainly, weighed = objective(), objective(denoise={"class_weights": [0.5, 2.0, 3.0]})
     batch = batch_of(plainly, shape_of())
     output, parts = run(weighed, batch)
-    scores, labels = output.encoder_scores(output.encoder_hidden[:4]), batch["encoder_labels"]
+    scores, labels = output.token_scores(output.encoder_hidden[:4]), batch["encoder_labels"]
     mean = F.cross_entropy(scores.flatten(0, 1), labels.flatten(), torch.tensor([0.5, 2.0, 3.0]), ignore_index=IGNORED)
     found = parts["denoise"].total / weighed.counts(batch)["denoise"].sum()
     assert found.item() == pytest.approx(mean.item(), rel=1e-5)
