@@ -11,10 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 import yaml
-
-transformers = pytest.importorskip("transformers")
-
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 

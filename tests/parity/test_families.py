@@ -12,8 +12,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-
-transformers = pytest.importorskip("transformers")
+import transformers
 
 from megas2s import files
 from megas2s.convert import hf

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-
-transformers = pytest.importorskip("transformers")
+import transformers
 
 from megas2s.convert import FAMILIES, hf
 from megas2s.convert.export import shape
