@@ -11,10 +11,12 @@ What is odd there:
 - the table of relative positions lies in the first layer of each stack; there is no bound on the length of a row
 - one `dropout_rate` stands for all four of ours
 - an encoder alone has no head for masked language modelling
+- published files still say `T5WithLMHeadModel`, the class's first name
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from megas2s.convert.names import (
@@ -183,9 +185,12 @@ def _feed_forward(config: ModelConfig, title: str) -> str:
     return found
 
 
-def _families(model_type: str, title: str, prefix: str, *, scales: bool) -> tuple[Family, Family]:
+def _families(
+    model_type: str, title: str, prefix: str, *, scales: bool, older: Sequence[str] = ()
+) -> tuple[Family, Family]:
+    """The encoder-decoder and the encoder; `older` are names that the first had before."""
     classes: dict[Part, dict[str, bool]] = {
-        "seq2seq": {f"{prefix}ForConditionalGeneration": True},
+        "seq2seq": dict.fromkeys((f"{prefix}ForConditionalGeneration", *older), True),
         "encoder": {f"{prefix}EncoderModel": False},
     }
     both = (
@@ -205,5 +210,5 @@ def _families(model_type: str, title: str, prefix: str, *, scales: bool) -> tupl
     return seq2seq, encoder
 
 
-T5, T5_ENCODER = _families("t5", "T5", "T5", scales=True)
+T5, T5_ENCODER = _families("t5", "T5", "T5", scales=True, older=["T5WithLMHeadModel"])
 MT5, MT5_ENCODER = _families("mt5", "mT5", "MT5", scales=False)
