@@ -3,6 +3,9 @@
 What a folder holds beyond its plan is refused by name, except copies that are equal bit for bit and what transformers
 makes up by itself (a pooler). The rows of a position table before the first position, which no real token reads, stay
 behind.
+
+A folder may hold more than its class has: published `BertModel` folders are files of a `BertForPreTraining`. So the
+head is read where it is whole, also where the class has none.
 """
 
 from __future__ import annotations
@@ -46,11 +49,12 @@ class Incoming(NamedTuple):
 
 def incoming(folder: Path, settings: Settings, *, allow_pickle: bool = False) -> Incoming:
     """Check everything about a folder short of reading all its values; `settings` is its config.json with defaults."""
-    family, head = _family(settings, folder)
-    hub = HubTensors(folder, body="" if head else family.body, allow_pickle=allow_pickle)
+    family, named_head = _family(settings, folder)
+    hub = HubTensors(folder, body=family.body, allow_pickle=allow_pickle)
     beside = _beside(folder)
     notes: list[str] = []
     config = _tied_again(family.model_config(settings, hub), beside.get("tying"), hub, notes)
+    head = named_head or _has_whole_head(family, config, hub, notes)
     plan = family.entries(config, head)
     _check_names(family, config, head, hub, notes)
     _check_zeros(plan, hub)
@@ -114,9 +118,35 @@ def _tied_again(config: ModelConfig, tying: object, hub: HubTensors, notes: list
     return config
 
 
+def _has_whole_head(family: Family, config: ModelConfig, hub: HubTensors, notes: list[str]) -> bool:
+    """Whether the files hold all of a head that their class does not have."""
+    head = _head(family, config, hub)
+    there = sorted(head & hub.names)
+    if not there:
+        return False
+    planned = {hub.plain(entry.theirs) for entry in family.entries(config, True) if entry.ours is not None}
+    if missing := sorted((head & planned) - hub.names):
+        notes.append(f"a head without {missing[0]} is left behind: {', '.join(there)}")
+        return False
+    notes.append("the class in config.json has no head, the files hold one: it is read too")
+    return True
+
+
+def _head(family: Family, config: ModelConfig, hub: HubTensors) -> set[str]:
+    """The tensors of the class with a head that the one without does not have, copies among them."""
+    if not family.has_head:
+        return set()
+    with_head, without = (
+        {*family.copies(config, head), *(entry.theirs for entry in family.entries(config, head))}
+        for head in (True, False)
+    )
+    return {hub.plain(name) for name in with_head} - {hub.plain(name) for name in without}
+
+
 def _check_names(family: Family, config: ModelConfig, head: bool, hub: HubTensors, notes: list[str]) -> None:
-    copies = family.copies(config, head)
-    planned = {entry.theirs for entry in family.entries(config, head)}
+    copies = {hub.plain(name): original for name, original in family.copies(config, head).items()}
+    planned = {hub.plain(entry.theirs) for entry in family.entries(config, head)}
+    planned |= set() if head else _head(family, config, hub)  # said already
     beyond = sorted(hub.names - planned)
     for name in beyond:
         if name in copies:
