@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from megas2s import files
 from megas2s.convert import FAMILIES
-from megas2s.convert.names import Entry, Family, Settings
+from megas2s.convert.names import Entry, Family, Part, Settings
 from megas2s.convert.tensors import HubTensors
 from megas2s.errors import BadCheckpoint, BadConfig
 from megas2s.models.config import ModelConfig
@@ -49,10 +49,11 @@ class Incoming(NamedTuple):
 
 def incoming(folder: Path, settings: Settings, *, allow_pickle: bool = False) -> Incoming:
     """Check everything about a folder short of reading all its values; `settings` is its config.json with defaults."""
-    family, named_head = _family(settings, folder)
-    hub = HubTensors(folder, body=family.body, allow_pickle=allow_pickle)
+    families = [family for family in FAMILIES if family.model_type == settings["model_type"]]
+    hub = HubTensors(folder, body=families[0].body, allow_pickle=allow_pickle)
     beside = _beside(folder)
     notes: list[str] = []
+    family, named_head = _family(families, settings, hub, notes)
     config = _tied_again(family.model_config(settings, hub), beside.get("tying"), hub, notes)
     head = named_head or _has_whole_head(family, config, hub, notes)
     plan = family.entries(config, head)
@@ -76,19 +77,35 @@ def incoming(folder: Path, settings: Settings, *, allow_pickle: bool = False) ->
     return Incoming(config, kept, notes, sources)
 
 
-def _family(settings: Settings, folder: Path) -> tuple[Family, bool]:
-    """The family of the class that a folder was saved from, and whether that class has a head."""
-    listed = settings.get("architectures")
-    names = listed if isinstance(listed, list) else []
-    families = [family for family in FAMILIES if family.model_type == settings["model_type"]]
-    for name in names:
+def _family(families: Sequence[Family], settings: Settings, hub: HubTensors, notes: list[str]) -> tuple[Family, bool]:
+    """The family of the class that a folder was saved from, and whether that class has a head.
+
+    Old and hand-made configurations name no class; what the tensors are then decides.
+    """
+    names = settings.get("architectures") or []
+    for name in names if isinstance(names, list) else []:
         for family in families:
             if name in family.architectures:
                 return family, family.architectures[name]
     wanted = " or ".join(name for family in families for name in family.architectures)
+    if names:
+        raise BadConfig(
+            f"{hub.folder / 'config.json'} has architectures {names}; {wanted} is needed: load the model as one and "
+            "save it"
+        )
+    part: Part = "seq2seq" if any(hub.plain(name).startswith("decoder.") for name in hub.names) else "encoder"
+    for family in families:
+        if family.part == part:
+            notes.append(f"config.json names no class; by its tensors the model is {_article(part)}")
+            return family, False
     raise BadConfig(
-        f"{folder / 'config.json'} has architectures {names}; {wanted} is needed: load the model as one and save it"
+        f"{hub.folder / 'config.json'} has no architectures, and the tensors beside it are {_article(part)}'s; add "
+        f"architectures: {wanted} where that is what it is"
     )
+
+
+def _article(part: Part) -> str:
+    return "an encoder-decoder" if part == "seq2seq" else "an encoder"
 
 
 def _beside(folder: Path) -> dict[str, object]:
@@ -128,7 +145,7 @@ def _has_whole_head(family: Family, config: ModelConfig, hub: HubTensors, notes:
     if missing := sorted((head & planned) - hub.names):
         notes.append(f"a head without {missing[0]} is left behind: {', '.join(there)}")
         return False
-    notes.append("the class in config.json has no head, the files hold one: it is read too")
+    notes.append("config.json names no class with a head, the files hold one: it is read too")
     return True
 
 

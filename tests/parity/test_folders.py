@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from megas2s.convert import hf
 from megas2s.convert.importing import HEAD, RANDOM, incoming
-from megas2s.errors import BadCheckpoint
+from megas2s.errors import BadCheckpoint, BadConfig
 
 from .cases import CASES, inputs, logits_of, logits_of_ours, ours_of
 
@@ -50,6 +50,34 @@ def test_a_head_that_is_not_whole_is_left_behind_aloud(name: str, tmp_path):
     assert any(note.startswith(f"a head without {gone} is left behind: ") for note in found.notes)
     with pytest.raises(BadCheckpoint, match=gone):
         incoming(tmp_path / "theirs", {**settings, "architectures": [case.kind]})
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("names", [None, []])
+@pytest.mark.parametrize("name", CASES)
+def test_a_configuration_that_names_no_class_is_read_by_its_tensors(name: str, names: object, tmp_path):
+    case = CASES[name]
+    case.make().save_pretrained(tmp_path / "theirs")
+    settings = hf.read_settings(tmp_path / "theirs")
+    said = incoming(tmp_path / "theirs", settings)
+    found = incoming(tmp_path / "theirs", {**settings, "architectures": names})
+    assert any(
+        note.startswith("config.json names no class; by its tensors the model is an enc") for note in found.notes
+    )
+    assert (found.config, found.metadata) == (said.config, said.metadata)
+    expected = dict(said.tensors())
+    for canonical, values in found.tensors():
+        assert torch.equal(values, expected[canonical])
+
+
+def test_a_class_that_can_not_be_told_is_asked_for(tmp_path):
+    CASES["bart"].make().save_pretrained(tmp_path / "theirs")
+    rewrite(tmp_path / "theirs", lambda values: {name: one for name, one in values.items() if "decoder" not in name})
+    settings = {**hf.read_settings(tmp_path / "theirs"), "architectures": None}
+    with pytest.raises(
+        BadConfig, match=r"no architectures, and .* an encoder's; add architectures: BartForConditional"
+    ):
+        incoming(tmp_path / "theirs", settings)
 
 
 def rewrite(folder: Path, change: Callable) -> None:
