@@ -54,7 +54,9 @@ def incoming(folder: Path, settings: Settings, *, allow_pickle: bool = False) ->
     beside = _beside(folder)
     notes: list[str] = []
     family, named_head = _family(families, settings, hub, notes)
-    config = _tied_again(family.model_config(settings, hub), beside.get("tying"), hub, notes)
+    config = family.model_config(settings, hub)
+    _read_for_another(family, config, hub, notes)
+    config = _tied_again(config, beside.get("tying"), hub, notes)
     head = named_head or _has_whole_head(family, config, hub, notes)
     plan = family.entries(config, head)
     _check_names(family, config, head, hub, notes)
@@ -120,6 +122,15 @@ def _beside(folder: Path) -> dict[str, object]:
     if not isinstance(beside, dict):
         raise BadCheckpoint(f"{path} is damaged; restore it, or remove it to import the matrices as they are")
     return beside
+
+
+def _read_for_another(family: Family, config: ModelConfig, hub: HubTensors, notes: list[str]) -> None:
+    """Where a matrix is stored under another of its names alone, that one is read for it."""
+    copies = [(original, copy) for copy, original in family.copies(config, True).items()]
+    for lacking, there in (*copies, *family.otherwise(config).items()):
+        if hub.plain(lacking) not in hub.names and hub.plain(there) in hub.names:
+            hub.stand_in(lacking, there)
+            notes.append(f"{lacking} is not in the files; {there} is read for it")
 
 
 def _tied_again(config: ModelConfig, tying: object, hub: HubTensors, notes: list[str]) -> ModelConfig:

@@ -42,6 +42,7 @@ from megas2s.spec import parse
 from megas2s.tokenizer.vocab import Vocabulary
 
 SHARED, HEAD = "shared.weight", "lm_head.weight"
+EMBEDDINGS = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")  # what the shared one may be called too
 MAX_POSITIONS = 512  # of the published ones; a length for tokenizers, not a bound of the model
 
 SWITCHES: dict[str, object] = {
@@ -126,7 +127,6 @@ def model_config(theirs: Settings, found: Found, *, model_type: str, part: Part,
         )
     act, gated = known[feed_forward]
     width, heads, head_width = (whole(theirs, key) for key in ("d_model", "num_heads", "d_kv"))
-    own_head = HEAD in found.names and not found.same(HEAD, SHARED)
     seq2seq = part == "seq2seq"
     values = {
         **SWITCHES,
@@ -138,7 +138,7 @@ def model_config(theirs: Settings, found: Found, *, model_type: str, part: Part,
         "num_encoder_layers": whole(theirs, "num_layers"),
         "num_decoder_layers": whole(theirs, "num_decoder_layers") if seq2seq else 0,
         "max_positions": whole(theirs, "n_positions") if "n_positions" in theirs else MAX_POSITIONS,
-        "tying": "untied_head" if seq2seq and own_head else "tied",
+        "tying": "untied_head" if seq2seq and _has_own_head(theirs, found) else "tied",
         "family": model_type,
         "activation": act,
         "gated": gated,
@@ -158,6 +158,14 @@ def model_config(theirs: Settings, found: Found, *, model_type: str, part: Part,
     return config
 
 
+def _has_own_head(theirs: Settings, found: Found) -> bool:
+    """Whether the head is another matrix than the embedding; alone, it is both where config.json ties the two."""
+    if HEAD not in found.names:
+        return False
+    embedding = next((name for name in (SHARED, *EMBEDDINGS) if name in found.names), None)
+    return not (theirs.get("scale_decoder_outputs") if embedding is None else found.same(HEAD, embedding))
+
+
 def entries(config: ModelConfig, head: bool) -> list[Entry]:
     """The tensors of the file."""
     table = names(gated=config.gated)
@@ -171,10 +179,8 @@ def entries(config: ModelConfig, head: bool) -> list[Entry]:
 
 def copies(config: ModelConfig, head: bool) -> dict[str, str]:
     """What files may repeat."""
-    repeated = ["encoder.embed_tokens.weight"]
-    if config.is_seq2seq:
-        repeated += ["decoder.embed_tokens.weight"] + ([HEAD] if config.tying == "tied" else [])
-    return dict.fromkeys(repeated, SHARED)
+    repeated = [*EMBEDDINGS] if config.is_seq2seq else [*EMBEDDINGS[:1]]
+    return dict.fromkeys(repeated + [HEAD] * (config.is_seq2seq and config.tying == "tied"), SHARED)
 
 
 def _feed_forward(config: ModelConfig, title: str) -> str:
