@@ -114,7 +114,8 @@ class ModelConfig:
         return self.init_std if self.init == "normal" else self.init_std * inputs**-0.5
 
     def encoder_only(self) -> ModelConfig:
-        """The encoder's half of this model; what scaled its embedding is in the matrix (`handoff`)."""
-        return dataclasses.replace(
-            self, num_decoder_layers=0, tying="tied", scale_embedding=False, scale_head=False, decoder_start="eos"
-        )
+        """The encoder's half of this model; what scaled its embedding is in the matrix (`handoff`).
+
+        It goes on saying where a decoder starts: the configuration of T5's encoder does, and a decoder may come back.
+        """
+        return dataclasses.replace(self, num_decoder_layers=0, tying="tied", scale_embedding=False, scale_head=False)
