@@ -70,8 +70,21 @@ def main() -> None:
     record = {"architecture": exported.architecture, "dtype": given.dtype, "shard_bytes": limit, "from": hashes}
     step = f" at step {found.step}" if found.step is not None else ""
     print(f"{found.folder}{step}: {exported.architecture}, {given.dtype}", flush=True)
-    if reader.config.is_seq2seq and not exported.config.is_seq2seq:
-        print("the encoder of an encoder-decoder: it has no head for masked language modelling, and gets none")
+    facts = Facts(
+        name=out.resolve().name,
+        part=exported.family.part,
+        head=exported.head,
+        taken_out=reader.config.is_seq2seq and not exported.config.is_seq2seq,
+        architecture=exported.architecture,
+        options=hf.without_pooler(exported),
+        config=exported.config,
+        dtype=given.dtype,
+        metadata=reader.metadata,
+        hashes=hashes,
+        source=found,
+    )
+    if facts.task == "feature-extraction":
+        print(facts.headless)
     there = export.require_replaceable(out)
     if there and all(there.get(key) == value for key, value in record.items()):
         print(f"{out} holds this export already; nothing to do")
@@ -82,18 +95,6 @@ def main() -> None:
         plan = tensors.shards(exported.entries, dtype, shard_bytes=limit)
         print(f"would write {len(exported.entries)} tensors in {len(plan)} files to {out}")
         return
-    facts = Facts(
-        name=out.resolve().name,
-        part=exported.family.part,
-        head=exported.head,
-        architecture=exported.architecture,
-        options=hf.without_pooler(exported),
-        config=exported.config,
-        dtype=given.dtype,
-        metadata=reader.metadata,
-        hashes=hashes,
-        source=found,
-    )
     difference = export.export(
         reader,
         tokenizer,
