@@ -1,4 +1,7 @@
-"""The shape of a model: a few orthogonal switches, each read in exactly one module of this room.
+"""The shape of a model: a few orthogonal switches.
+
+A switch is read where the part that it shapes is built; by `parameters.py`, which names parameters without building
+any; and by `handoff.py`, which makes weights of one shape another's. Nothing else asks what kind of model it has.
 
                  norm           position  positions  what else
     BART         layer          post      learned
@@ -74,6 +77,8 @@ class ModelConfig:
         for name in ("head_size", "embedding_size"):
             if (getattr(self, name) or 1) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.embedding_size == self.hidden_size:
+            raise ValueError(f"embedding_size {self.embedding_size} is that of the layers; leave it out")
         if self.embedding_size is not None and self.is_seq2seq:
             raise ValueError(f"embedding_size {self.embedding_size}: only encoders have embeddings of another width")
         if self.segment_types < 0:
