@@ -1,7 +1,7 @@
 """The shape of a model: a few orthogonal switches.
 
 A switch is read where the part that it shapes is built; by `parameters.py`, which names parameters without building
-any; and by `handoff.py`, which makes weights of one shape another's. Nothing else asks what kind of model it has.
+any; and by `handoff.py`, which makes weights of one shape another's. Nothing else in this room asks.
 
                  norm           position  positions  what else
     BART         layer          post      learned
