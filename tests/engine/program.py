@@ -169,10 +169,12 @@ def train(
     trial: bool = False,
     steps: int = STEPS,
     recomputed: bool = False,
+    config: ModelConfig = CONFIG,
 ) -> dict:
-    start = starting_weights()
+    start = starting_weights(config)
     watch = EncoderWatch()
-    engine = make_engine(spec, setup(precision, frozen, start.__getitem__, watch=watch, recomputed=recomputed))
+    begin = setup(precision, frozen, start.__getitem__, config=config, watch=watch, recomputed=recomputed)
+    engine = make_engine(spec, begin)
     if trial:
         untouched = engine.counters()
         engine.train_step(batches(0), step=0, lr=0.0)
@@ -185,7 +187,7 @@ def train(
         counters = engine.counters()
         engine.close()
         begun = {**start, **values}  # only rank 0 is given frozen values
-        again = setup(precision, frozen, begun.__getitem__, watch=watch)
+        again = setup(precision, frozen, begun.__getitem__, config=config, watch=watch)
         engine = make_engine(spec, again)
         engine.load_moments(lambda kind, name: moments[f"{kind}.{name}"], counters)
         trace.run(engine, min(RESUME_AT, steps // 2), steps)
@@ -232,12 +234,16 @@ def show(spec: Local | Zero, precision: str) -> dict:
 
 
 FROZEN = ("encoder.*",)
+T5 = {"positions": "relative", "relative_buckets": 8, "relative_max_distance": 12, "norm": "rms", "gated": True}
+T5 |= {"biases": False, "embed_norm": False, "scale_attention": False, "head_size": 6}
 VARIANTS = {
     "plain": {},
     "resumed": {"resume": True},
     "tried": {"trial": True},
     "frozen": {"frozen": FROZEN, "resume": True, "trial": True},
     "recomputed": {"frozen": FROZEN, "recomputed": True, "steps": 4},
+    "post": {"config": dataclasses.replace(CONFIG, norm_position="post"), "steps": 4},
+    "t5": {"config": dataclasses.replace(CONFIG, **T5), "steps": 4},
 }
 BRIEF = {"brief": {"steps": 4}, "brief_resumed": {"steps": 4, "resume": True}}  # where a step takes seconds
 
