@@ -77,7 +77,11 @@ def hash_file(path: Path) -> str:
 
 def sync_folder(folder: Path) -> None:
     """Flush a folder's own entries: a rename survives a power cut only after this."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # one may make entries in a folder of mode -wx and not open it: then everything is flushed
+        os.sync()
+        return
     try:
         os.fsync(descriptor)
     finally:

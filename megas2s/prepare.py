@@ -206,6 +206,7 @@ def announcement(prepared: Prepared, state: TrainState) -> list[str]:
         + ("all full" if columns.full else "padded"),
         *(f"  {part:<10} {count.trainable:>13,} trainable {count.frozen:>13,} frozen" for part, count in parts),
         *_below_peak(stage),
+        *_left_here(prepared),
     ]
 
 
@@ -241,6 +242,20 @@ def _plan(prepared: Prepared, folder: Path) -> list[str]:
         f"  {prepared.micro_batch} rows per rank and pass; {flops_per_step(prepared):.3g} FLOPs per step",
         f"  shares {shares}",
         *_below_peak(stage),
+        *_left_here(prepared),
+    ]
+
+
+def _left_here(prepared: Prepared) -> list[str]:
+    """A line where what is trained has a head that no export keeps: encoders as T5's have none in transformers."""
+    if prepared.config.is_seq2seq:
+        return []
+    family = family_of(prepared.config, "encoder", prepared.data.shape.vocabulary)
+    if family.has_head:
+        return []
+    return [
+        f"  the head for masked language modelling serves training alone: it is exported as a "
+        f"{family.architecture(head=False)}, which has none"
     ]
 
 

@@ -20,6 +20,7 @@ import torch
 import yaml
 
 from megas2s import dist, files
+from megas2s.errors import BadData
 from megas2s.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -264,5 +265,5 @@ def test_a_tokenizer_s_damaged_manifest_is_named(call, corpus_folder, tmp_path):
     code, _, complaint = call(
         "tools/train_tokenizer.py", "--import-model", tokenizer / "spiece.model", "--output", tokenizer
     )
-    assert code == 4
+    assert code == BadData.exit_code
     assert f"{tokenizer}/MANIFEST.json is damaged" in complaint

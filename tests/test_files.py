@@ -42,6 +42,24 @@ def test_damage_is_found_and_named(published, damage, sentence):
         files.verify(published)
 
 
+def test_a_folder_that_takes_entries_and_cannot_be_read_is_flushed_with_everything_else(tmp_path, monkeypatch):
+    """Mode -wx, as of some shared folders of runs; root may read it all the same, so that is made up here."""
+    drop = tmp_path / "drop"
+    drop.mkdir(mode=0o300)
+    opened, synced = os.open, []
+
+    def refusing(path, *arguments, **options):
+        if path == drop:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refusing)
+    monkeypatch.setattr(os, "sync", lambda: synced.append((drop / "run").is_dir()))
+    files.make_folder(drop / "run" / "logs")
+    assert (drop / "run" / "logs").is_dir()
+    assert synced == [True], "after the entry was made"
+
+
 def test_publishing_again_replaces(published):
     replace(published)
     assert sorted(files.verify(published)["files"]) == ["c"]

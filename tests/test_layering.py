@@ -70,3 +70,9 @@ def test_heavy_libraries_stay_in_their_modules():
 def test_every_room_has_a_floor():
     rooms = {path.name.removesuffix(".py") for path in (ROOT / "megas2s").iterdir() if not path.name.startswith("__")}
     assert rooms == set(HEIGHT)
+
+
+def test_no_test_is_skipped_for_want_of_a_library():
+    """All of them are dependencies: where one is missing, the suite should fail and not shrink."""
+    word = "import" + "orskip"
+    assert not [path.name for path in (ROOT / "tests").rglob("*.py") if word in path.read_text(encoding="utf-8")]

@@ -164,3 +164,17 @@ def test_a_stage_that_ends_within_its_warm_up_says_so(local_recipe):
     corpus, tokenizer = open_corpus(recipe)
     prepared = prepare(recipe, recipe.stages[0], corpus, tokenizer.vocabulary, world_size=1)
     assert announcement(prepared, TrainState())[-1] == said
+
+
+def test_a_head_that_no_export_keeps_is_said_when_its_stage_begins(local_recipe):
+    """T5's encoder has none in transformers; it is trained with one all the same, a decoder may follow."""
+    assert "the head for masked language modelling" not in plan(local_recipe)
+    local_recipe["model"] |= {"positions": "relative", "norm": "rms", "biases": False, "embed_norm": False}
+    local_recipe["model"] |= {"scale_attention": False}
+    local_recipe["stages"] = local_recipe["stages"][:1]
+    said = "  the head for masked language modelling serves training alone: it is exported as a T5EncoderModel, which"
+    assert f"{said} has none" in plan(local_recipe).splitlines()
+    recipe = parse(Recipe, local_recipe, source="recipe")
+    corpus, tokenizer = open_corpus(recipe)
+    prepared = prepare(recipe, recipe.stages[0], corpus, tokenizer.vocabulary, world_size=1)
+    assert f"{said} has none" in announcement(prepared, TrainState())

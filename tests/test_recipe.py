@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import typing
 from pathlib import Path
 
 import pytest
 
 from megas2s.errors import BadConfig
-from megas2s.recipe import Recipe, dump_recipe, load_recipe
+from megas2s.models.config import ModelConfig
+from megas2s.recipe import ModelChoice, Recipe, dump_recipe, load_recipe
 from megas2s.spec import parse, read_yaml
 
 RECIPES = sorted((Path(__file__).resolve().parents[1] / "launch" / "recipes").glob("*.yaml"))
@@ -19,6 +22,18 @@ def test_a_shipped_recipe_is_the_same_after_being_resolved(path: Path, tmp_path:
     resolved = tmp_path / "resolved.yaml"
     resolved.write_text(dump_recipe(recipe), encoding="utf-8")
     assert load_recipe(resolved) == recipe
+
+
+# By the tokenizer, by the stage, and by what it trains.
+DECIDED = {"pad_id", "tying", "token_classes", "text_classes", "encoder_restores"}
+
+
+def test_a_recipe_may_choose_every_value_of_a_model_and_in_the_model_s_own_kinds():
+    chosen, known = typing.get_type_hints(ModelChoice), typing.get_type_hints(ModelConfig)
+    assert chosen.keys() - {"preset", "like"} == known.keys() - DECIDED
+    for name in known.keys() - DECIDED:
+        assert chosen[name] == known[name] | None, name
+    assert {field.default for field in dataclasses.fields(ModelChoice)} == {None}
 
 
 def test_two_stage_has_the_paper_s_proportions():

@@ -31,7 +31,7 @@ def arguments() -> argparse.Namespace:
     add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the stored tensors")
     add("--shard-size", default="5GB", metavar="SIZE", help="largest file of tensors, in bytes, KB, MB or GB")
     add("--tokenizer", metavar="FOLDER", help="tokenizer of the weights; otherwise the run's, or its corpus'")
-    add("--keep-heads", action="store_true", help="keep E2S2's encoder heads in a file beside; else they are dropped")
+    add("--keep-heads", action="store_true", help="keep the heads of an objective or a task in a file beside")
     add("--overwrite", action="store_true", help="replace an export of other weights or settings")
     add("--no-check", action="store_true", help="do not reload and compare, for models beyond this machine's memory")
     cli.look_first(parser, dry_run="find and check everything, say what would be written, write nothing")
@@ -69,15 +69,29 @@ def main() -> None:
     exported = export.shape_of(reader, tokenizer, given.part)
     hashes = source.hashes(found, reader, tokenizer)
     record = {"architecture": exported.architecture, "dtype": given.dtype, "shard_bytes": limit, "from": hashes}
-    record["encoder_heads"] = given.keep_heads
+    record["heads"] = given.keep_heads
     step = f" at step {found.step}" if found.step is not None else ""
     print(f"{found.folder}{step}: {exported.architecture}, {given.dtype}", flush=True)
-    if reader.config.is_seq2seq and not exported.config.is_seq2seq:
-        print("the encoder of an encoder-decoder: it has no head for masked language modelling, and gets none")
-    if given.keep_heads and not (heads.names(reader.config) and exported.config.is_seq2seq):
+    kept = heads.names(reader.config) if exported.config.is_seq2seq == reader.config.is_seq2seq else []
+    if given.keep_heads and not kept:
         raise BadConfig(f"{exported.architecture} comes without heads of an objective here; leave --keep-heads out")
-    if heads.names(reader.config) and not given.keep_heads:
-        print("the heads that E2S2 trained on the encoder are left behind; --keep-heads keeps them in a file beside")
+    if kept and not given.keep_heads:
+        print("the heads of an objective or a task are left behind; --keep-heads keeps them in a file beside")
+    facts = Facts(
+        name=out.resolve().name,
+        part=exported.family.part,
+        head=exported.head,
+        taken_out=reader.config.is_seq2seq and not exported.config.is_seq2seq,
+        architecture=exported.architecture,
+        options=hf.without_pooler(exported),
+        config=exported.config,
+        dtype=given.dtype,
+        metadata=reader.metadata,
+        hashes=hashes,
+        source=found,
+    )
+    if facts.task == "feature-extraction":
+        print(facts.headless)
     there = export.require_replaceable(out)
     if there and all(there.get(key) == value for key, value in record.items()):
         print(f"{out} holds this export already; nothing to do")
@@ -88,18 +102,6 @@ def main() -> None:
         plan = tensors.shards(exported.entries, dtype, shard_bytes=limit)
         print(f"would write {len(exported.entries)} tensors in {len(plan)} files to {out}")
         return
-    facts = Facts(
-        name=out.resolve().name,
-        part=exported.family.part,
-        head=exported.head,
-        architecture=exported.architecture,
-        options=hf.without_pooler(exported),
-        config=exported.config,
-        dtype=given.dtype,
-        metadata=reader.metadata,
-        hashes=hashes,
-        source=found,
-    )
     difference = export.export(
         reader,
         tokenizer,

@@ -103,7 +103,13 @@ def stage_memory(stage: Stage, config: ModelConfig, work: Work, *, gpus: int) ->
     kind = {"precision": stage.precision, "frozen": work.frozen}
     size = work.size._replace(rows=stage.micro_batch_rows(gpus))
     kept = activations(
-        work.shapes, size, dropout=config.dropout > 0, checkpointing=stage.activation_checkpointing, **kind
+        work.shapes,
+        size,
+        activation=config.activation,
+        dropout=config.dropout > 0,
+        ffn_dropout=config.ffn_dropout > 0,
+        checkpointing=stage.activation_checkpointing,
+        **kind,
     )
     states = model_states(work.shapes, sharding(stage.engine, ranks=gpus), **kind)
     return Memory(states, kept, vocabulary_loss(work.shapes, size, **kind))

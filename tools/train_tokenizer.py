@@ -95,12 +95,13 @@ def reusable(output: Path, record: dict[str, object], *, overwrite: bool) -> boo
     """Whether `output` is the finished tokenizer that `record` describes; refuses one that is another."""
     from megas2s import files
     from megas2s.errors import BadConfig
+    from megas2s.tokenizer.folder import read_record
     from megas2s.tokenizer.load import Tokenizer
 
     files.settle(output)
     if not files.is_published(output) or overwrite:
         return False
-    found = files.read_manifest(output)
+    found = read_record(output)
     differing = [key for key in record if found.get(key) != record[key]]
     if differing:
         raise BadConfig(

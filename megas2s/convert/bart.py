@@ -8,6 +8,7 @@ What is odd there:
 - tied, the file holds the vocabulary matrix once, as `model.shared`; otherwise it holds four: `model.shared`, a copy
   of the encoder's, is what `get_input_embeddings` returns and no forward pass reads, and the decoder's and the head's
   are separate parameters also where ours are one (`tied_to_decoder`): fine-tuned there they part
+- transformers 4 has one matrix for both stacks also beside a head of its own, and stores it as `model.shared` alone
 - every layer norm has epsilon 1e-5, without a key to change it
 - the released BART is a `BartModel`: no `lm_head` and no prefix `model.` in its file, the head is the embedding
 - MBart makes decoder inputs from labels by moving the row's last token, here always `</s>`, to the front; BART puts
@@ -123,6 +124,7 @@ def family(model_type: str, title: str, norm_position: Literal["pre", "post"]) -
         model_config=model_config,
         entries=entries,
         copies=copies,
+        otherwise=otherwise,
         body=BODY,
     )
 
@@ -190,6 +192,14 @@ def copies(config: ModelConfig, head: bool) -> dict[str, str]:
         return {}
     repeated = {NAMES.theirs(role): SHARED for role in ("encoder.embed.weight", "decoder.embed.weight", "head.weight")}
     return repeated if head else {name.removeprefix(BODY): SHARED.removeprefix(BODY) for name in repeated}
+
+
+def otherwise(config: ModelConfig) -> dict[str, str]:
+    """Beside a head of its own, what transformers 4 did not store apart."""
+    if config.tying == "tied":
+        return {}
+    encoder, decoder = (NAMES.theirs(f"{stack}.embed.weight") for stack in ("encoder", "decoder"))
+    return {encoder: SHARED, decoder: SHARED, SHARED: encoder}
 
 
 BART = family("bart", "Bart", "post")

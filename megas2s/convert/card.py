@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from megas2s import files
+from megas2s.convert.importing import HEAD, RANDOM
 from megas2s.convert.names import Part
 from megas2s.convert.source import RECIPE, Source
 from megas2s.data.corpus import Corpus
@@ -49,16 +50,31 @@ print(tokenizer.batch_decode(ids, skip_special_tokens=True)[0])
 
 NOTES = {
     "fill-mask": "The head for masked language modelling is the one that was trained.",
-    "feature-extraction": (
-        "This is the encoder of a sequence-to-sequence model: it was trained without a head for masked language "
-        "modelling, so none is here. Fine-tune it, or use its states."
-    ),
+    "feature-extraction": "{headless} Fine-tune it, or use its states.",
     "seq2seq": (
         "Labels end in the end-of-sequence token, and the decoder starts from {start}: `model(..., labels=labels)` "
         "makes its inputs so."
     ),
 }
+HEADLESS = {
+    "taken out": (
+        "This is the encoder of a sequence-to-sequence model: it was trained without a head for masked language "
+        "modelling, so none is here."
+    ),
+    "never had": "What these weights were converted from had no head for masked language modelling, so none is here.",
+    "no class": (
+        "It was trained by masked language modelling; the head is not here, since transformers has no class that is "
+        "this encoder with one."
+    ),
+}
 STARTS = {"eos": "it", "pad": "the padding token"}
+
+
+LIMITS = (
+    "The model was trained on text alone, without any alignment or safety training; it can repeat what is wrong, "
+    "private or hurtful in that text."
+)
+LIMITS_ELSEWHERE = "What is said of the model that these weights were converted from holds for them too."
 
 
 class Facts(NamedTuple):
@@ -67,6 +83,7 @@ class Facts(NamedTuple):
     name: str
     part: Part
     head: bool
+    taken_out: bool  # an encoder of weights that are an encoder-decoder's
     architecture: str  # class of transformers
     options: Mapping[str, object]  # that its from_pretrained wants
     config: ModelConfig
@@ -82,6 +99,18 @@ class Facts(NamedTuple):
             return "seq2seq"
         return "fill-mask" if self.head else "feature-extraction"
 
+    @property
+    def trained_here(self) -> bool:
+        """Whether the weights say which stage they come from; imported ones were trained elsewhere."""
+        return "stage" in self.metadata
+
+    @property
+    def headless(self) -> str:
+        """Why an encoder has no head."""
+        if self.taken_out:
+            return HEADLESS["taken out"]
+        return HEADLESS["never had" if self.metadata.get(HEAD) == RANDOM else "no class"]
+
 
 def card(facts: Facts) -> str:
     """The text of README.md."""
@@ -96,8 +125,7 @@ def card(facts: Facts) -> str:
         _recipe(recipe) if recipe is not None else "",
         _provenance(facts),
         "## Licence and limits\n\nThe licence is for the publisher of this model to state, in the header of this file. "
-        "The model was trained on text alone, without any alignment or safety training; it can repeat what is wrong, "
-        "private or hurtful in that text.",
+        + (LIMITS if facts.trained_here else LIMITS_ELSEWHERE),
     ]
     return _header(facts, corpus) + "\n\n".join(section for section in sections if section) + "\n"
 
@@ -105,7 +133,7 @@ def card(facts: Facts) -> str:
 def _loading(facts: Facts) -> str:
     options = "".join(f", {key}={value}" for key, value in facts.options.items())
     code = LOADING[facts.task].format(name=facts.name, architecture=facts.architecture, options=options)
-    note = NOTES[facts.task].format(start=STARTS[facts.config.decoder_start])
+    note = NOTES[facts.task].format(start=STARTS[facts.config.decoder_start], headless=facts.headless)
     return f"## How to load\n\n```python\n{code}```\n\n{note}"
 
 
@@ -117,7 +145,8 @@ def _header(facts: Facts, corpus: Corpus | None) -> str:
     if facts.task != "seq2seq":
         header["pipeline_tag"] = facts.task
     kind = "seq2seq" if facts.part == "seq2seq" else "encoder"
-    header["tags"] = ["megas2s", "pretraining", kind, *(["multilingual"] if len(languages) > 1 else [])]
+    tags = ["megas2s", *(["pretraining"] if facts.trained_here else []), kind]
+    header["tags"] = tags + (["multilingual"] if len(languages) > 1 else [])
     return f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---\n\n"
 
 
@@ -147,11 +176,13 @@ def _what(facts: Facts) -> str:
         "vocabulary": f"{config.vocab_size:,} ({tying[config.tying]})",
         "stored as": facts.dtype,
     }
-    stage = facts.metadata.get("stage")
-    after = f", from stage `{stage}`" if stage else ""
     step = f" at step {facts.source.step:,}" if facts.source.step is not None else ""
     kind = "encoder-decoder" if config.is_seq2seq else "encoder"
-    said = f"A {config.norm_position}-norm {kind} pretrained with megas2s{after}{step}."
+    said = f"A {config.norm_position}-norm {kind} "
+    if facts.trained_here:
+        said += f"pretrained with megas2s, from stage `{facts.metadata['stage']}`{step}."
+    else:
+        said += "converted with megas2s; how it was trained, these weights do not say."
     return f"{said}\n\n{_table(('', ''), rows.items())}"
 
 

@@ -1,4 +1,4 @@
-"""The heads that an objective trained on the encoder of an encoder-decoder: a file beside an export, under our names.
+"""The heads that an objective or a task put on a model: a file beside an export, under our names.
 
 No class of transformers has a place for them, so none reads the file; our import does.
 """
@@ -19,17 +19,16 @@ from megas2s.models.config import ModelConfig
 from megas2s.models.parameters import parameter_shapes
 from megas2s.models.weights import WeightsReader
 
-FILE = "encoder_heads.safetensors"
+FILE = "heads.safetensors"
 
 
 def names(config: ModelConfig) -> list[str]:
     """The parameters of those heads."""
-    every = parameter_shapes(config)
-    return sorted(every.keys() - parameter_shapes(config.without_heads()).keys()) if config.is_seq2seq else []
+    return sorted(parameter_shapes(config).keys() - parameter_shapes(config.without_heads()).keys())
 
 
 def write_heads(reader: WeightsReader, folder: Path, dtype: torch.dtype) -> None:
-    """Write the heads of `reader`'s encoder, all of them small, into `folder`."""
+    """Write the heads of `reader`'s model, all of them small, into `folder`."""
     kept = names(reader.config)
     heads = {name: reader.tensor(name).to(dtype).contiguous() for name in kept}
     with files.disk_trouble(folder / FILE):
@@ -45,9 +44,9 @@ def read_heads(folder: Path, config: ModelConfig) -> tuple[ModelConfig, dict[str
         heads = load_file(path)
     except SafetensorError as error:
         raise BadCheckpoint(f"{path} is damaged ({error}); restore it, or remove it to do without") from None
-    classes = len(heads["classes.bias"]) if "classes.bias" in heads else 0
+    tokens, texts = (len(heads[name]) if name in heads else 0 for name in ("classes.bias", "text.out.bias"))
     restores = any(name.startswith("mlm.") for name in heads)
-    whole = dataclasses.replace(config, token_classes=classes, encoder_restores=restores)
+    whole = dataclasses.replace(config, token_classes=tokens, text_classes=texts, encoder_restores=restores)
     expected = {name: shape for name, shape in parameter_shapes(whole).items() if name not in parameter_shapes(config)}
     found = {name: tuple(tensor.shape) for name, tensor in heads.items()}
     if found != expected:

@@ -48,12 +48,15 @@ def read_settings(folder: Path) -> dict[str, object]:
     file = folder / "config.json"
     if not file.is_file():
         raise BadConfig(f"there is no {file}; give a folder that transformers saved")
+    known = list(dict.fromkeys(family.model_type for family in FAMILIES))
     try:
         raw = files.read_json(file)
         model_type = str(raw["model_type"])
     except (ValueError, KeyError, TypeError):
-        raise BadConfig(f"{file} is no configuration of transformers: it has no model_type") from None
-    known = list(dict.fromkeys(family.model_type for family in FAMILIES))
+        raise BadConfig(
+            f"{file} is no configuration of transformers: it has no model_type; add the one it is of: "
+            + ", ".join(known)
+        ) from None
     if model_type not in known:
         raise BadConfig(
             f"{file} has model_type {model_type!r}, which has no counterpart here; {nearest(model_type, known)}"

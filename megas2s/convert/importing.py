@@ -3,13 +3,16 @@
 What a folder holds beyond its plan is refused by name, except copies that are equal bit for bit and what transformers
 makes up by itself (a pooler). The rows of a position table before the first position, which no real token reads, stay
 behind.
+
+A folder may hold more than its class has: published `BertModel` folders are files of a `BertForPreTraining`. So the
+head is read where it is whole, also where the class has none.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +22,7 @@ from torch import Tensor
 from megas2s import files
 from megas2s.convert import FAMILIES
 from megas2s.convert.heads import read_heads
-from megas2s.convert.names import Entry, Family, Settings
+from megas2s.convert.names import Entry, Family, Part, Settings
 from megas2s.convert.tensors import HubTensors
 from megas2s.errors import BadCheckpoint, BadConfig
 from megas2s.models.config import ModelConfig
@@ -47,11 +50,15 @@ class Incoming(NamedTuple):
 
 def incoming(folder: Path, settings: Settings, *, allow_pickle: bool = False) -> Incoming:
     """Check everything about a folder short of reading all its values; `settings` is its config.json with defaults."""
-    family, head = _family(settings, folder)
-    hub = HubTensors(folder, body="" if head else family.body, allow_pickle=allow_pickle)
+    families = [family for family in FAMILIES if family.model_type == settings["model_type"]]
+    hub = HubTensors(folder, body=families[0].body, allow_pickle=allow_pickle)
     beside = _beside(folder)
     notes: list[str] = []
-    config = _tied_again(family.model_config(settings, hub), beside.get("tying"), hub, notes)
+    family, named_head = _family(families, settings, hub, notes)
+    config = family.model_config(settings, hub)
+    _read_for_another(family, config, hub, notes)
+    config = _tied_again(config, beside.get("tying"), hub, notes)
+    head = named_head or _has_whole_head(family, config, hub, notes)
     plan = family.entries(config, head)
     _check_names(family, config, head, hub, notes)
     _check_zeros(plan, hub)
@@ -68,26 +75,42 @@ def incoming(folder: Path, settings: Settings, *, allow_pickle: bool = False) ->
         sources |= _fresh_head(config)
         kept[HEAD] = RANDOM
         notes.append("the folder has no head for masked language modelling; a random one was made")
-    config, heads = read_heads(folder, config) if config.is_seq2seq else (config, {})
+    config, heads = read_heads(folder, config)
     sources |= {name: tensor.clone for name, tensor in heads.items()}
     if without := sorted(parameter_shapes(config).keys() - sources.keys()):
         raise BadConfig(f"{folder} holds nothing for {without[0]}; load the model with its head and save it")
     return Incoming(config, kept, notes, sources)
 
 
-def _family(settings: Settings, folder: Path) -> tuple[Family, bool]:
-    """The family of the class that a folder was saved from, and whether that class has a head."""
-    listed = settings.get("architectures")
-    names = listed if isinstance(listed, list) else []
-    families = [family for family in FAMILIES if family.model_type == settings["model_type"]]
-    for name in names:
+def _family(families: Sequence[Family], settings: Settings, hub: HubTensors, notes: list[str]) -> tuple[Family, bool]:
+    """The family of the class that a folder was saved from, and whether that class has a head.
+
+    Old and hand-made configurations name no class; what the tensors are then decides.
+    """
+    names = settings.get("architectures") or []
+    for name in names if isinstance(names, list) else []:
         for family in families:
             if name in family.architectures:
                 return family, family.architectures[name]
     wanted = " or ".join(name for family in families for name in family.architectures)
+    if names:
+        raise BadConfig(
+            f"{hub.folder / 'config.json'} has architectures {names}; {wanted} is needed: load the model as one and "
+            "save it"
+        )
+    part: Part = "seq2seq" if any(hub.plain(name).startswith("decoder.") for name in hub.names) else "encoder"
+    for family in families:
+        if family.part == part:
+            notes.append(f"config.json names no class; by its tensors the model is {_article(part)}")
+            return family, False
     raise BadConfig(
-        f"{folder / 'config.json'} has architectures {names}; {wanted} is needed: load the model as one and save it"
+        f"{hub.folder / 'config.json'} has no architectures, and the tensors beside it are {_article(part)}'s; add "
+        f"architectures: {wanted} where that is what it is"
     )
+
+
+def _article(part: Part) -> str:
+    return "an encoder-decoder" if part == "seq2seq" else "an encoder"
 
 
 def _beside(folder: Path) -> dict[str, object]:
@@ -104,6 +127,15 @@ def _beside(folder: Path) -> dict[str, object]:
     return beside
 
 
+def _read_for_another(family: Family, config: ModelConfig, hub: HubTensors, notes: list[str]) -> None:
+    """Where a matrix is stored under another of its names alone, that one is read for it."""
+    copies = [(original, copy) for copy, original in family.copies(config, True).items()]
+    for lacking, there in (*copies, *family.otherwise(config).items()):
+        if hub.plain(lacking) not in hub.names and hub.plain(there) in hub.names:
+            hub.stand_in(lacking, there)
+            notes.append(f"{lacking} is not in the files; {there} is read for it")
+
+
 def _tied_again(config: ModelConfig, tying: object, hub: HubTensors, notes: list[str]) -> ModelConfig:
     """config.json cannot say that decoder and head are one; our metadata does, if the two are still equal."""
     if config.tying != "untied" or tying != "tied_to_decoder":
@@ -117,9 +149,35 @@ def _tied_again(config: ModelConfig, tying: object, hub: HubTensors, notes: list
     return config
 
 
+def _has_whole_head(family: Family, config: ModelConfig, hub: HubTensors, notes: list[str]) -> bool:
+    """Whether the files hold all of a head that their class does not have."""
+    head = _head(family, config, hub)
+    there = sorted(head & hub.names)
+    if not there:
+        return False
+    planned = {hub.plain(entry.theirs) for entry in family.entries(config, True) if entry.ours is not None}
+    if missing := sorted((head & planned) - hub.names):
+        notes.append(f"a head without {missing[0]} is left behind: {', '.join(there)}")
+        return False
+    notes.append("config.json names no class with a head, the files hold one: it is read too")
+    return True
+
+
+def _head(family: Family, config: ModelConfig, hub: HubTensors) -> set[str]:
+    """The tensors of the class with a head that the one without does not have, copies among them."""
+    if not family.has_head:
+        return set()
+    with_head, without = (
+        {*family.copies(config, head), *(entry.theirs for entry in family.entries(config, head))}
+        for head in (True, False)
+    )
+    return {hub.plain(name) for name in with_head} - {hub.plain(name) for name in without}
+
+
 def _check_names(family: Family, config: ModelConfig, head: bool, hub: HubTensors, notes: list[str]) -> None:
-    copies = family.copies(config, head)
-    planned = {entry.theirs for entry in family.entries(config, head)}
+    copies = {hub.plain(name): original for name, original in family.copies(config, head).items()}
+    planned = {hub.plain(entry.theirs) for entry in family.entries(config, head)}
+    planned |= set() if head else _head(family, config, hub)  # said already
     beyond = sorted(hub.names - planned)
     for name in beyond:
         if name in copies:

@@ -76,6 +76,7 @@ class Family(NamedTuple):
     model_config: Callable[[Settings, Found], ModelConfig]  # its inverse; raises BadConfig: what we cannot represent
     entries: Callable[[ModelConfig, bool], list[Entry]]  # the file of the class with or without a head
     copies: Callable[[ModelConfig, bool], dict[str, str]]  # tensors a file may repeat -> the one each must equal
+    otherwise: Callable[[ModelConfig], dict[str, str]] = lambda _: {}  # a tensor that may lack -> what is read for it
     body: str = ""  # what classes with a head put before the names of the body
     dropped: Sequence[str] = ()  # prefixes of tensors that we have no use for
 

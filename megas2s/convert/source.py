@@ -15,13 +15,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from megas2s import files
 from megas2s.data.corpus import MARKER, TOKENIZER, Corpus
 from megas2s.errors import BadCheckpoint, BadConfig, BadData, Refusal
 from megas2s.models.config import ModelConfig
 from megas2s.models.weights import MODEL, WeightsReader, open_weights
+from megas2s.spec import read_yaml
 from megas2s.tokenizer import folder as tokenizer_folder
 from megas2s.tokenizer.folder import Stored
 from megas2s.tokenizer.importing import import_tokenizer
@@ -89,9 +88,9 @@ def find(path: Path) -> Source:
 def read_recipe(run: Path) -> dict[str, Any]:
     """The resolved recipe of a run."""
     try:
-        recipe = yaml.safe_load((run / RECIPE).read_text(encoding="utf-8"))
+        recipe = read_yaml((run / RECIPE).read_text(encoding="utf-8"), source=RECIPE)
         stages = [str(stage["name"]) for stage in recipe["stages"]]
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
+    except (BadConfig, UnicodeDecodeError, KeyError, TypeError):
         raise BadCheckpoint(
             f"{run / RECIPE} is damaged; give a stage of the run instead, or restore the file"
         ) from None

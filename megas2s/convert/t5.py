@@ -11,10 +11,12 @@ What is odd there:
 - the table of relative positions lies in the first layer of each stack; there is no bound on the length of a row
 - one `dropout_rate` stands for all four of ours
 - an encoder alone has no head for masked language modelling
+- published files still say `T5WithLMHeadModel`, the class's first name
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from megas2s.convert.names import (
@@ -40,6 +42,7 @@ from megas2s.spec import parse
 from megas2s.tokenizer.vocab import Vocabulary
 
 SHARED, HEAD = "shared.weight", "lm_head.weight"
+EMBEDDINGS = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")  # what the shared one may be called too
 MAX_POSITIONS = 512  # of the published ones; a length for tokenizers, not a bound of the model
 
 SWITCHES: dict[str, object] = {
@@ -124,7 +127,6 @@ def model_config(theirs: Settings, found: Found, *, model_type: str, part: Part,
         )
     act, gated = known[feed_forward]
     width, heads, head_width = (whole(theirs, key) for key in ("d_model", "num_heads", "d_kv"))
-    own_head = HEAD in found.names and not found.same(HEAD, SHARED)
     seq2seq = part == "seq2seq"
     values = {
         **SWITCHES,
@@ -136,7 +138,7 @@ def model_config(theirs: Settings, found: Found, *, model_type: str, part: Part,
         "num_encoder_layers": whole(theirs, "num_layers"),
         "num_decoder_layers": whole(theirs, "num_decoder_layers") if seq2seq else 0,
         "max_positions": whole(theirs, "n_positions") if "n_positions" in theirs else MAX_POSITIONS,
-        "tying": "untied_head" if seq2seq and own_head else "tied",
+        "tying": "untied_head" if seq2seq and _has_own_head(theirs, found) else "tied",
         "family": model_type,
         "activation": act,
         "gated": gated,
@@ -156,6 +158,14 @@ def model_config(theirs: Settings, found: Found, *, model_type: str, part: Part,
     return config
 
 
+def _has_own_head(theirs: Settings, found: Found) -> bool:
+    """Whether the head is another matrix than the embedding; alone, it is both where config.json ties the two."""
+    if HEAD not in found.names:
+        return False
+    embedding = next((name for name in (SHARED, *EMBEDDINGS) if name in found.names), None)
+    return not (theirs.get("scale_decoder_outputs") if embedding is None else found.same(HEAD, embedding))
+
+
 def entries(config: ModelConfig, head: bool) -> list[Entry]:
     """The tensors of the file."""
     table = names(gated=config.gated)
@@ -169,10 +179,8 @@ def entries(config: ModelConfig, head: bool) -> list[Entry]:
 
 def copies(config: ModelConfig, head: bool) -> dict[str, str]:
     """What files may repeat."""
-    repeated = ["encoder.embed_tokens.weight"]
-    if config.is_seq2seq:
-        repeated += ["decoder.embed_tokens.weight"] + ([HEAD] if config.tying == "tied" else [])
-    return dict.fromkeys(repeated, SHARED)
+    repeated = [*EMBEDDINGS] if config.is_seq2seq else [*EMBEDDINGS[:1]]
+    return dict.fromkeys(repeated + [HEAD] * (config.is_seq2seq and config.tying == "tied"), SHARED)
 
 
 def _feed_forward(config: ModelConfig, title: str) -> str:
@@ -183,9 +191,12 @@ def _feed_forward(config: ModelConfig, title: str) -> str:
     return found
 
 
-def _families(model_type: str, title: str, prefix: str, *, scales: bool) -> tuple[Family, Family]:
+def _families(
+    model_type: str, title: str, prefix: str, *, scales: bool, older: Sequence[str] = ()
+) -> tuple[Family, Family]:
+    """The encoder-decoder and the encoder; `older` are names that the first had before."""
     classes: dict[Part, dict[str, bool]] = {
-        "seq2seq": {f"{prefix}ForConditionalGeneration": True},
+        "seq2seq": dict.fromkeys((f"{prefix}ForConditionalGeneration", *older), True),
         "encoder": {f"{prefix}EncoderModel": False},
     }
     both = (
@@ -205,5 +216,5 @@ def _families(model_type: str, title: str, prefix: str, *, scales: bool) -> tupl
     return seq2seq, encoder
 
 
-T5, T5_ENCODER = _families("t5", "T5", "T5", scales=True)
+T5, T5_ENCODER = _families("t5", "T5", "T5", scales=True, older=["T5WithLMHeadModel"])
 MT5, MT5_ENCODER = _families("mt5", "mT5", "MT5", scales=False)

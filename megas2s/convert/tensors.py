@@ -100,21 +100,37 @@ def _bytes(entry: Entry, dtype: torch.dtype) -> int:
 class HubTensors:
     """The tensors of a Hugging Face folder, read when asked for.
 
-    Names are as transformers reads them: the `gamma` and `beta` of old norms are their weight and bias, and where
-    `body` is given, the prefix of a class with a head is gone from names. Pickled files can run code when they are
-    read; they are only with `allow_pickle`, and then by a reader that knows tensors and nothing else.
+    Names are as transformers reads them: the `gamma` and `beta` of old norms are their weight and bias, and `body`,
+    which classes with a head put before the names of their body, is gone from names and makes no difference in
+    questions. Pickled files can run code when they are read; they are only with `allow_pickle`, and then by a reader
+    that knows tensors and nothing else.
     """
 
     def __init__(self, folder: Path, *, body: str = "", allow_pickle: bool = False) -> None:
         self.folder = folder
-        located = _locate(folder, allow_pickle=allow_pickle)
-        self._stored = {_modern(name).removeprefix(body): name for name in located}
-        self._files = {name: located[stored] for name, stored in self._stored.items()}
+        self._body = body
+        self._files = _locate(folder, allow_pickle=allow_pickle)
+        self._stored: dict[str, str] = {}  # name -> as it is in the file
+        for stored in self._files:
+            name = self.plain(_modern(stored))
+            if name in self._stored:
+                raise BadCheckpoint(
+                    f"{folder} has {self._stored[name]} and {stored}, two names of one tensor; remove one of them"
+                )
+            self._stored[name] = stored
 
     @property
     def names(self) -> set[str]:
         """All tensors in the files."""
-        return set(self._files)
+        return set(self._stored)
+
+    def plain(self, name: str) -> str:
+        """A name without the prefix of classes with a head."""
+        return name.removeprefix(self._body)
+
+    def stand_in(self, name: str, there: str) -> None:
+        """Let `there` be read where `name` is asked for."""
+        self._stored[self.plain(name)] = self._find(there)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, read from the header alone."""
@@ -140,19 +156,20 @@ class HubTensors:
         )
 
     def _pickled(self, name: str) -> bool:
-        return self._file(name).suffix == ".bin"
+        return self._files[self._find(name)].suffix == ".bin"
 
-    def _file(self, name: str) -> Path:
-        if name not in self._files:
+    def _find(self, name: str) -> str:
+        """The name of a tensor in its file."""
+        if (stored := self._stored.get(self.plain(name))) is None:
             raise BadCheckpoint(f"{self.folder} has no tensor {name}, which its config.json calls for; complete it")
-        return self._files[name]
+        return stored
 
     def _slice(self, name: str) -> Any:
         """What gives rows of a tensor: the tensor of a pickled file, or a part of a safetensors file."""
-        file, stored = self._file(name), self._stored[name]
+        stored = self._find(name)
         if self._pickled(name):
-            return _unpickled(file)[stored]
-        opened: Any = _opened(file)
+            return _unpickled(self._files[stored])[stored]
+        opened: Any = _opened(self._files[stored])
         return opened.get_slice(stored)
 
 

@@ -1,4 +1,7 @@
-"""The shape of a model: a few orthogonal switches, each read in exactly one module of this room.
+"""The shape of a model: a few orthogonal switches.
+
+A switch is read where the part that it shapes is built; by `parameters.py`, which names parameters without building
+any; and by `handoff.py`, which makes weights of one shape another's. Nothing else in this room asks.
 
                  norm           position  positions  what else
     BART         layer          post      learned
@@ -77,6 +80,8 @@ class ModelConfig:
         for name in ("head_size", "embedding_size"):
             if (getattr(self, name) or 1) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.embedding_size == self.hidden_size:
+            raise ValueError(f"embedding_size {self.embedding_size} is that of the layers; leave it out")
         if self.embedding_size is not None and self.is_seq2seq:
             raise ValueError(f"embedding_size {self.embedding_size}: only encoders have embeddings of another width")
         for name, absent in (("segment_types", "table"), ("token_classes", "head"), ("text_classes", "head")):
@@ -123,14 +128,12 @@ class ModelConfig:
         return self.init_std if self.init == "normal" else self.init_std * inputs**-0.5
 
     def encoder_only(self) -> ModelConfig:
-        """The encoder's half of this model; what scaled its embedding is in the matrix (`handoff`)."""
+        """The encoder's half of this model; what scaled its embedding is in the matrix (`handoff`).
+
+        It goes on saying where a decoder starts: the configuration of T5's encoder does, and a decoder may come back.
+        """
         return dataclasses.replace(
-            self.without_heads(),
-            num_decoder_layers=0,
-            tying="tied",
-            scale_embedding=False,
-            scale_head=False,
-            decoder_start="eos",
+            self.without_heads(), num_decoder_layers=0, tying="tied", scale_embedding=False, scale_head=False
         )
 
     def without_heads(self) -> ModelConfig:

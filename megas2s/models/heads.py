@@ -75,7 +75,7 @@ class TokenHead(Linear):
 
 
 class TextHead(nn.Module):
-    """Scores of a few classes, or one number, for a text: RoBERTa's and BART's dense, tanh and linear, after dropout."""
+    """Scores of a few classes, or one number, for a text: a dense map, tanh and a linear one, as RoBERTa and BART."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -42,36 +42,30 @@ class Table(nn.Module):
         return F.embedding(ids, self.weight)
 
 
-class LayerNorm(nn.LayerNorm):
-    """A layer norm that may drop out what it returns."""
+class Norm(nn.Module):
+    """A layer norm, or without a bias one that neither centres nor shifts (Zhang and Sennrich 2019); may drop out what
+    it returns."""
 
-    def __init__(self, width: int, *, eps: float, dropout: float) -> None:
-        super().__init__(width, eps=eps)
+    def __init__(self, width: int, *, bias: bool, eps: float, dropout: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width)) if bias else None
+        self.eps = eps
         self.dropout = dropout
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
-        return drop(super().forward(hidden), self.dropout, self.training)
-
-
-class RMSNorm(nn.RMSNorm):
-    """The norm of Zhang and Sennrich (2019), which neither centres nor shifts; may drop out what it returns."""
-
-    def __init__(self, width: int, *, eps: float, dropout: float) -> None:
-        super().__init__(width, eps=eps)
-        self.dropout = dropout
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """(..., D) -> (..., D)."""
-        return drop(super().forward(hidden), self.dropout, self.training)
-
-
-NORMS: dict[str, Callable[..., nn.Module]] = {"layer": LayerNorm, "rms": RMSNorm}
+        if self.bias is None:
+            normed = F.rms_norm(hidden, self.weight.shape, self.weight, self.eps)
+        else:
+            normed = F.layer_norm(hidden, self.weight.shape, self.weight, self.bias, self.eps)
+        return drop(normed, self.dropout, self.training)
 
 
 def norm(config: ModelConfig, *, width: int | None = None, dropout: float = 0.0) -> nn.Module:
     """The model's norm, over `hidden_size` unless `width` says otherwise; ones and zeros to begin with."""
-    return NORMS[config.norm](width or config.hidden_size, eps=config.norm_epsilon, dropout=dropout)
+    bias = config.norm == "layer"
+    return Norm(width or config.hidden_size, bias=bias, eps=config.norm_epsilon, dropout=dropout)
 
 
 class FeedForward(nn.Module):

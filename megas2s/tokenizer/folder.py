@@ -16,10 +16,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from megas2s import files
-from megas2s.errors import BadConfig, BadData
+from megas2s.errors import BadCheckpoint, BadConfig, BadData
 from megas2s.spec import parse, plain, spec
 from megas2s.tokenizer.text import Normalization
 
@@ -86,6 +86,14 @@ def write(stored: Stored, folder: Path, record: Mapping[str, object]) -> None:
     described = {"fingerprint": stored.fingerprint, **plain(Metadata, stored.metadata)}
     files.write_json(temporary / METADATA, described)
     files.publish(temporary, folder, {**record, "fingerprint": stored.fingerprint})
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What `write` kept of how a tokenizer was made; raises BadData where that is damaged."""
+    try:
+        return files.read_manifest(folder)
+    except BadCheckpoint as error:
+        raise BadData(str(error)) from None
 
 
 def read(folder: Path) -> Stored:

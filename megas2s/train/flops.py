@@ -76,7 +76,7 @@ def embedding_matrix(shapes: Shapes, stack: str) -> str:
 def layers_with_backward(shapes: Shapes, *, frozen: Collection[str] = ()) -> tuple[int, int]:
     """Encoder and decoder layers that take part in the backward pass, and so keep their activations."""
     walk = _Walk(shapes, frozenset(frozen), StepSize(0, 0, 0, 0))
-    moves, encoder = walk.backward_layers("encoder", walk.embedded("encoder"))
+    moves, encoder = walk.backward_layers("encoder", walk.norm("encoder.projection", walk.embedded("encoder")))
     if depth(shapes, "decoder") == 0:
         return encoder, 0
     memory_moves = moves or walk.norm("encoder.norm")
@@ -90,6 +90,7 @@ class _Walk:
         self._shapes = shapes
         self._frozen = frozen
         self._size = size
+        self._pre = "encoder.norm.weight" in shapes  # norms before sublayers; a stack then ends in one of its own
 
     def trains(self, name: str) -> bool:
         return name in self._shapes and name not in self._frozen
@@ -98,12 +99,20 @@ class _Walk:
         return (f"{stack}.layers.{index}" for index in range(depth(self._shapes, stack)))
 
     def embedded(self, stack: str) -> bool:
-        """Whether the first layer's input needs a gradient."""
+        """Whether the sum of the embeddings needs a gradient."""
         tables = (embedding_matrix(self._shapes, stack), f"{stack}.positions.weight", f"{stack}.types.weight")
         return any(map(self.trains, tables)) or self.norm(f"{stack}.embed_norm")
 
     def norm(self, name: str, moves: bool = False) -> bool:
         return moves or self.trains(f"{name}.weight") or self.trains(f"{name}.bias")
+
+    def before(self, name: str, moves: bool) -> bool:
+        """Whether what a sublayer reads needs a gradient; `name` is of its norm."""
+        return self.norm(name, moves) if self._pre else moves
+
+    def after(self, name: str, moves: bool) -> bool:
+        """Whether the stream after a sublayer does."""
+        return moves if self._pre else self.norm(name, moves)
 
     def backward_layers(self, stack: str, moves: bool) -> tuple[bool, int]:
         """Whether the last layer's output needs a gradient, and how many layers' do."""
@@ -121,9 +130,8 @@ class _Walk:
             moves, total = self._linear("encoder.projection", moves, tokens)
         biased = self.trains("encoder.relative_bias.weight")
         for layer in self.layers("encoder"):
-            normed = self.norm(f"{layer}.self_attention_norm", moves)
-            mixed, cost = self._attention(f"{layer}.self_attention", (normed, tokens), (normed, tokens), biased=biased)
-            moves, ffn = self._ffn(layer, moves or mixed, tokens)
+            moves, cost = self._self_attention(layer, moves, tokens, biased=biased)
+            moves, ffn = self._ffn(layer, moves, tokens)
             total += cost + ffn
         return self.norm("encoder.norm", moves), total
 
@@ -133,12 +141,12 @@ class _Walk:
         moves, biased = self.embedded("decoder"), self.trains("decoder.relative_bias.weight")
         own = cross = ffn = 0
         for layer in self.layers("decoder"):
-            normed = self.norm(f"{layer}.self_attention_norm", moves)
-            mixed, cost = self._attention(f"{layer}.self_attention", (normed, target), (normed, target), biased=biased)
-            own, moves = own + cost, moves or mixed
-            queries = (self.norm(f"{layer}.cross_attention_norm", moves), target)
+            moves, cost = self._self_attention(layer, moves, target, biased=biased)
+            own += cost
+            norm = f"{layer}.cross_attention_norm"
+            queries = (self.before(norm, moves), target)
             mixed, cost = self._attention(f"{layer}.cross_attention", queries, (memory_moves, source))
-            cross, moves = cross + cost, moves or mixed
+            cross, moves = cross + cost, self.after(norm, moves or mixed)
             moves, cost = self._ffn(layer, moves, target)
             ffn += cost
         head = self._vocabulary(self.norm("decoder.norm", moves))
@@ -154,6 +162,13 @@ class _Walk:
         trains = self.trains(f"{name}.weight")
         cost = 2 * self._size.rows * tokens * math.prod(self._shapes[f"{name}.weight"])
         return moves or trains or self.trains(f"{name}.bias"), cost * (1 + trains + moves)
+
+    def _self_attention(self, layer: str, moves: bool, tokens: int, *, biased: bool) -> tuple[bool, int]:
+        """The sublayer of self-attention with its residual."""
+        norm = f"{layer}.self_attention_norm"
+        normed = (self.before(norm, moves), tokens)
+        mixed, cost = self._attention(f"{layer}.self_attention", normed, normed, biased=biased)
+        return self.after(norm, moves or mixed), cost
 
     def _attention(
         self, name: str, queries: tuple[bool, int], memory: tuple[bool, int], *, biased: bool = False
@@ -174,13 +189,13 @@ class _Walk:
 
     def _ffn(self, layer: str, moves: bool, tokens: int) -> tuple[bool, int]:
         """The feed-forward sublayer with its residual."""
-        normed = self.norm(f"{layer}.ffn_norm", moves)
+        normed = self.before(f"{layer}.ffn_norm", moves)
         inner, cost = self._linear(f"{layer}.ffn.up", normed, tokens)
         if f"{layer}.ffn.gate.weight" in self._shapes:
             gated, gate = self._linear(f"{layer}.ffn.gate", normed, tokens)
             inner, cost = inner or gated, cost + gate
         outer, down = self._linear(f"{layer}.ffn.down", inner, tokens)
-        return moves or outer, cost + down
+        return self.after(f"{layer}.ffn_norm", moves or outer), cost + down
 
     def _vocabulary(self, moves: bool) -> int:
         """Logits once, and each gradient that is needed from the same logits."""

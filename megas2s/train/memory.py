@@ -12,12 +12,14 @@ its estimate for ZeRO-3 leaves out the low-precision gradients, 2 P / N. The upd
 do, so the peak takes the larger of the two. Offloaded states are counted as host memory per rank, pinned copies and
 NVMe buffers aside.
 
-Activations, per token and layer in elements: 8 D + 2 F in an encoder layer (inputs of two norms and of three groups
-of matrices, queries, keys, values, mixture, both sides of the activation) and 12 D + 2 F in a decoder layer, 2 F more
-where the feed-forward is gated, with 2 D per source token for cross-attention's keys and values; a byte and D per
-dropout. A checkpointed layer keeps D, its input, and one layer at a time is whole. Layers without a backward pass keep
-nothing. Attention is the fused kind: no scores are stored. Relative positions' bias, the framework's own memory, about
-1 GiB, fragmentation, and buffers inside kernels are not counted.
+Activations, per token and layer in elements, where all heads together have the width I (D, unless heads have a size of
+their own): 4 D + 4 I + 2 F in an encoder layer (inputs of two norms and of two groups of matrices; queries, keys,
+values, mixture; both sides of the activation) and 6 D + 6 I + 2 F in a decoder layer, 2 F more where the feed-forward
+is gated, F less where a relu's output is all that its backward pass and the next matrix read, with 2 I per source token
+for cross-attention's keys and values; a byte and D per dropout, or F inside the feed-forward. A checkpointed layer
+keeps D, its input, and one layer at a time is whole. Layers without a backward pass keep nothing. Attention and norms
+are the fused kind: no scores are stored, and of a norm its input alone. Relative positions' bias, the framework's own
+memory, about 1 GiB, fragmentation, and buffers inside kernels are not counted.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from typing import NamedTuple
 
 from megas2s.engine import EngineSpec, Local
 from megas2s.engine.ds_config import offloads_optimizer, read_ds_config, zero_stage
+from megas2s.models.config import Activation
 from megas2s.models.loss import FEW_CHUNKS, LOGITS_PER_CHUNK, SOFTMAX_ELEMENTS_ELSEWHERE
 from megas2s.train.flops import Shapes, StepSize, depth, layers_with_backward, vocabulary_matrix
 
@@ -135,7 +138,9 @@ def activations(
     *,
     precision: str = "bf16",
     frozen: Collection[str] = (),
+    activation: Activation = "gelu",
     dropout: bool = True,
+    ffn_dropout: bool = False,
     checkpointing: bool = False,
 ) -> int:
     """Bytes that one micro-batch of `size.rows` rows leaves for its backward pass."""
@@ -145,16 +150,22 @@ def activations(
         if not depth(shapes, stack):
             continue
         columns = size.target if stack == "decoder" else size.source
-        inner = shapes[f"{stack}.layers.0.ffn.up.weight"][0]
-        inner *= 2 if f"{stack}.layers.0.ffn.gate.weight" in shapes else 1
         sublayers = 3 if stack == "decoder" else 2
-        layer = columns * (element * (4 * sublayers * width + 2 * inner) + sublayers * width * dropout)
+        heads = shapes[f"{stack}.layers.0.self_attention.q.weight"][0]
+        inner = shapes[f"{stack}.layers.0.ffn.up.weight"][0]
+        gated = f"{stack}.layers.0.ffn.gate.weight" in shapes
+        sides = 4 if gated else 2  # of activation, gate and dropout; a relu needs its output alone
+        sides -= activation == "relu" and (gated or not ffn_dropout)
+        layer = columns * element * (2 * sublayers * (width + heads) + sides * inner)
+        layer += columns * (sublayers * width * dropout + inner * ffn_dropout)
         if stack == "decoder":
-            layer += size.source * element * 2 * width
+            layer += size.source * element * 2 * heads
         kept = columns * element * width
-        ends = 2 * kept if layers else kept  # the last norm; a frozen encoder still leaves its output
+        ends = kept  # the output, also a frozen encoder's
+        if layers and f"{stack}.norm.weight" in shapes:
+            ends += kept
         if layers == depth(shapes, stack):
-            ends += kept + columns * width * dropout  # the norm over embeddings
+            ends += kept * (f"{stack}.embed_norm.weight" in shapes) + columns * width * dropout
         total += ends + (layers * kept + layer * (layers > 0) if checkpointing else layers * layer)
     return size.rows * total
 

@@ -16,6 +16,7 @@ def facts(small, tmp_path):
             "name": "exported",
             "part": "encoder",
             "head": True,
+            "taken_out": False,
             "config": small(),
             "architecture": "RobertaPreLayerNormModel",
             "options": {"add_pooling_layer": False},
@@ -77,6 +78,31 @@ def test_the_header_says_languages_and_task_and_leaves_the_licence_open(facts):
 def test_loading_is_shown_for_what_it_is(facts, changes, shown):
     shown = {"fill_token": 'pipeline("fill-mask"'}.get(shown, shown)
     assert shown in card(facts(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"taken_out": True}, "This is the encoder of a sequence-to-sequence model"),
+        ({"metadata": {"mlm_head": "random"}}, "What these weights were converted from had no head"),
+        ({"architecture": "T5EncoderModel"}, "It was trained by masked language modelling; the head is not here"),
+    ],
+)
+def test_an_encoder_without_a_head_says_why(facts, changes, said):
+    text = card(facts(head=False, **changes))
+    assert said in text
+    assert ("sequence-to-sequence" in text) == ("taken_out" in changes)
+
+
+def test_what_was_trained_elsewhere_is_not_claimed(facts):
+    """An import has no stage, unless it is one of our own exports come back."""
+    ours, theirs = card(facts()), card(facts(metadata={"tokenizer": "ab"}))
+    assert "pretrained with megas2s, from stage `mlm`." in ours
+    assert "converted with megas2s; how it was trained, these weights do not say." in theirs
+    assert "pretrained" not in theirs
+    assert "safety training" in ours
+    assert "safety training" not in theirs
+    assert header(theirs)["tags"] == ["megas2s", "encoder"]
 
 
 def test_parameters_are_those_of_the_file(facts, small):

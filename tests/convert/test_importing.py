@@ -192,6 +192,13 @@ def test_a_folder_without_configuration_is_refused(tmp_path):
         read_settings(tmp_path)
 
 
+@pytest.mark.parametrize("content", ["{}", "[]", "{"])
+def test_a_configuration_without_a_model_type_is_told_which_there_are(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(BadConfig, match=r"has no model_type; add the one it is of: .*roberta.*t5"):
+        read_settings(tmp_path)
+
+
 def test_damaged_metadata_of_ours_is_refused(exported):
     _, folder = exported("tied_to_decoder")
     (folder / "megas2s.json").write_text("{")

@@ -140,8 +140,10 @@ def test_a_tokenizer_that_does_not_fit_the_embedding_is_refused(
         find_tokenizer(found, found.open(), tokenizer_folder)
 
 
-def test_a_damaged_recipe_is_named(run):
-    (run / "recipe.yaml").write_text("stages: 3", encoding="utf-8")
+@pytest.mark.parametrize("content", ["stages: 3", "stages: [", "stages: [{name: mlm}]\nstages: [{name: frozen}]"])
+def test_a_damaged_recipe_is_named(run, content):
+    """A key stated twice is damage too: the last one would win unseen."""
+    (run / "recipe.yaml").write_text(content, encoding="utf-8")
     with pytest.raises(BadCheckpoint, match=r"recipe\.yaml is damaged"):
         find(run)
 

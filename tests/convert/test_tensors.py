@@ -144,3 +144,10 @@ def test_safetensors_are_preferred_to_pickled_weights(tmp_path):
     save_file({"t0": VALUES["t0"]}, tmp_path / "model.safetensors")
     torch.save({"t0": VALUES["t0"] + 1}, tmp_path / "pytorch_model.bin")
     assert torch.equal(HubTensors(tmp_path, allow_pickle=True).tensor("t0"), VALUES["t0"])
+
+
+@pytest.mark.parametrize("twice", [("body.t0", "t0"), ("norm.gamma", "norm.weight")])
+def test_two_names_of_one_tensor_are_refused(tmp_path, twice):
+    save_file({name: torch.ones(2) for name in twice}, tmp_path / "model.safetensors")
+    with pytest.raises(BadCheckpoint, match=f"{twice[0]} and {twice[1]}, two names of one tensor"):
+        HubTensors(tmp_path, body="body.")

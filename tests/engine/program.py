@@ -166,10 +166,11 @@ def train(
     steps: int = STEPS,
     recomputed: bool = False,
     scaled: bool = False,
+    config: ModelConfig = CONFIG,
 ) -> dict:
-    start = starting_weights()
+    start = starting_weights(config)
     watch = EncoderWatch()
-    choices = {"watch": watch, "recomputed": recomputed, "scaled": scaled}
+    choices = {"config": config, "watch": watch, "recomputed": recomputed, "scaled": scaled}
     engine = make_engine(spec, setup(precision, frozen, start.__getitem__, **choices))
     if trial:
         untouched = engine.counters()
@@ -229,6 +230,8 @@ def show(spec: Local | Zero, precision: str) -> dict:
 
 
 FROZEN = ("encoder.*",)
+T5 = {"positions": "relative", "relative_buckets": 8, "relative_max_distance": 12, "norm": "rms", "gated": True}
+T5 |= {"biases": False, "embed_norm": False, "scale_attention": False, "head_size": 6}
 VARIANTS = {
     "plain": {},
     "resumed": {"resume": True},
@@ -237,6 +240,8 @@ VARIANTS = {
     "recomputed": {"frozen": FROZEN, "recomputed": True, "steps": 4},
     "scaled": {"scaled": True, "steps": 8},
     "scaled_resumed": {"scaled": True, "steps": 8, "resume": True},
+    "post": {"config": dataclasses.replace(CONFIG, norm_position="post"), "steps": 4},
+    "t5": {"config": dataclasses.replace(CONFIG, **T5), "steps": 4},
 }
 BRIEF = {"brief": {"steps": 4}, "brief_resumed": {"steps": 4, "resume": True}}  # where a step takes seconds
 

@@ -78,10 +78,20 @@ def test_gradients_of_the_first_step_equal_the_local_engine_s(results: Results, 
     assert worst <= 1e-6 * largest
 
 
+@pytest.mark.parametrize("shape", ["plain", "post", "t5"])
 @pytest.mark.parametrize("engine", ZERO)
-def test_bf16_stays_within_its_rounding(results: Results, engine: str):
-    local, zero = results("local", "bf16", "plain"), results(engine, "bf16", "plain")
+def test_bf16_stays_within_its_rounding(results: Results, engine: str, shape: str):
+    local, zero = results("local", "bf16", shape), results(engine, "bf16", shape)
     assert zero["losses"] == pytest.approx(local["losses"], rel=BF16_TOLERANCE)
+
+
+@pytest.mark.parametrize("shape", ["post", "t5"])
+@pytest.mark.parametrize("engine", ZERO)
+def test_models_of_every_line_learn_as_under_the_local_engine(results: Results, engine: str, shape: str):
+    local, zero = results("local", "fp32", shape), results(engine, "fp32", shape)
+    assert zero["losses"] == pytest.approx(local["losses"], rel=1e-5)
+    assert zero["norms"] == pytest.approx(local["norms"], rel=1e-5)
+    assert zero["moved"] == local["moved"]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -20,6 +20,14 @@ ENCODER = ModelConfig(
     attention_dropout=0.1,
 )
 SEQ2SEQ = dataclasses.replace(ENCODER, num_decoder_layers=2)
+T5 = {"positions": "relative", "relative_buckets": 8, "relative_max_distance": 12, "norm": "rms", "gated": True}
+T5 |= {"biases": False, "embed_norm": False, "scale_attention": False, "head_size": 6, "output_dropout": 0.1}
+SHAPES = {
+    "pre": SEQ2SEQ,
+    "post": dataclasses.replace(SEQ2SEQ, norm_position="post", scale_embedding=True),
+    "t5": dataclasses.replace(SEQ2SEQ, **T5),
+}
+every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 
 
 def model_of(config, *, training=False):
@@ -66,16 +74,18 @@ def test_an_encoder_offers_its_own_head_and_an_encoder_decoder_only_the_decoders
     assert both.decoder_hidden.shape == (2, 8, 32)
 
 
-def test_full_rows_equal_the_masked_path():
-    model = model_of(SEQ2SEQ)
+@every_shape
+def test_full_rows_equal_the_masked_path(shape):
+    model = model_of(shape)
     bare = model(BATCH)
     masked = model({**BATCH, "attention_mask": torch.ones(2, 13, dtype=torch.long)})
     torch.testing.assert_close(bare.encoder_hidden, masked.encoder_hidden)
     torch.testing.assert_close(bare.decoder_hidden, masked.decoder_hidden)
 
 
-def test_padding_on_the_right_changes_nothing_for_real_positions():
-    model = model_of(SEQ2SEQ)
+@every_shape
+def test_padding_on_the_right_changes_nothing_for_real_positions(shape):
+    model = model_of(shape)
     bare = model(BATCH)
     padded = {name: torch.nn.functional.pad(rows, (0, 4), value=1) for name, rows in BATCH.items()}
     mask = torch.nn.functional.pad(torch.ones(2, 13, dtype=torch.long), (0, 4))
@@ -84,8 +94,9 @@ def test_padding_on_the_right_changes_nothing_for_real_positions():
     torch.testing.assert_close(output.decoder_hidden[:, :8], bare.decoder_hidden)
 
 
-def test_the_decoder_does_not_see_ahead():
-    model = model_of(SEQ2SEQ)
+@every_shape
+def test_the_decoder_does_not_see_ahead(shape):
+    model = model_of(shape)
     changed = BATCH["decoder_input_ids"].clone()
     changed[:, 5] = 4
     before = model(BATCH).decoder_hidden
@@ -94,9 +105,10 @@ def test_the_decoder_does_not_see_ahead():
     assert not torch.allclose(before[:, 5:], after[:, 5:])
 
 
+@every_shape
 @pytest.mark.parametrize("padding", [0, 3])
-def test_documents_that_share_a_row_equal_documents_alone(padding):
-    model = model_of(SEQ2SEQ)
+def test_documents_that_share_a_row_equal_documents_alone(shape, padding):
+    model = model_of(shape)
     sources, targets = [ids(1, 6), ids(1, 9, seed=4)], [ids(1, 5, seed=5), ids(1, 4, seed=6)]
     alone = [
         model({"input_ids": source, "decoder_input_ids": target})
@@ -173,9 +185,10 @@ def test_logits_are_what_the_loss_is_made_of():
         torch.testing.assert_close(loss(hidden.flatten(0, 1), labels).total, expected)
 
 
+@every_shape
 @pytest.mark.parametrize("frozen", [False, True], ids=["all_train", "encoder_frozen"])
-def test_checkpointed_layers_give_the_same_bits(frozen):
-    model = model_of(SEQ2SEQ, training=True)
+def test_checkpointed_layers_give_the_same_bits(shape, frozen):
+    model = model_of(shape, training=True)
     if frozen:
         model.encoder.requires_grad_(False)
         model.decoder.embed.weight.requires_grad_(True)
@@ -188,7 +201,8 @@ def test_checkpointed_layers_give_the_same_bits(frozen):
     assert all(torch.equal(plain[name], recomputed[name]) for name in plain)
 
 
-def test_checkpointed_layers_store_less():
+@every_shape
+def test_checkpointed_layers_store_less(shape):
     def stored(model):
         total = 0
 
@@ -201,7 +215,7 @@ def test_checkpointed_layers_store_less():
             model(BATCH)
         return total
 
-    model = model_of(SEQ2SEQ, training=True)
+    model = model_of(shape, training=True)
     plain = stored(model)
     model.checkpoint_layers()
     assert stored(model) < 0.5 * plain
@@ -210,8 +224,10 @@ def test_checkpointed_layers_store_less():
 
 
 @pytest.mark.slow
-def test_compiled_layers_equal_plain_ones_and_keep_their_names():
-    model = model_of(dataclasses.replace(SEQ2SEQ, dropout=0.0, attention_dropout=0.0), training=True)
+@every_shape
+def test_compiled_layers_equal_plain_ones_and_keep_their_names(shape):
+    still = {"dropout": 0.0, "attention_dropout": 0.0, "output_dropout": 0.0}
+    model = model_of(dataclasses.replace(shape, **still), training=True)
     names = list(canonical_parameters(model))
     plain_loss, plain = gradients(model, BATCH, LABELS)
     model.compile_layers()

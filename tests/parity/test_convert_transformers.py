@@ -4,9 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-
-transformers = pytest.importorskip("transformers")
-
+import transformers
 from safetensors import safe_open
 
 from megas2s import files

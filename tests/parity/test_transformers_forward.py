@@ -3,8 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-
-transformers = pytest.importorskip("transformers")
+import transformers
 
 from megas2s.models.config import ModelConfig
 from megas2s.models.parameters import canonical_parameters

@@ -7,9 +7,7 @@ import pickle
 
 import numpy as np
 import pytest
-
-transformers = pytest.importorskip("transformers")
-
+import transformers
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 

@@ -99,7 +99,7 @@ def test_the_encoder_part_says_that_it_has_no_head(call, run, tmp_path):
     checkpoint = run / "seq2seq" / "checkpoints" / "step_00000010"
     printed = call(checkpoint, tmp_path / "out", "--part", "encoder")
     assert "RobertaPreLayerNormModel" in printed
-    assert "no head for masked language modelling" in printed
+    assert "without a head for masked language modelling" in printed
     assert "states differ from ours by at most" in printed
 
 

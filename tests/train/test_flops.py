@@ -97,12 +97,51 @@ def test_a_gated_model_with_relative_positions_costs_what_torch_counts(patterns)
     assert step_flops(parameter_shapes(config), size, frozen=frozen) == counted(config, patterns, size)
 
 
-@pytest.mark.parametrize("patterns", [[], ["encoder.embed*", "encoder.positions.*", "encoder.types.*"]])
+INPUTS = ["encoder.embed*", "encoder.positions.*", "encoder.types.*"]
+NARROW = {"embedding_size": 8, "segment_types": 2}
+
+
+@pytest.mark.parametrize(
+    "patterns",
+    [
+        [],
+        INPUTS,
+        [*INPUTS, "encoder.projection.*"],
+        [*INPUTS, "encoder.projection.*", "encoder.layers.[01].*"],
+        [*INPUTS, "encoder.projection.*", "encoder.layers.0.self_attention.*"],
+        [*INPUTS, "encoder.projection.*", "encoder.layers.*_norm.*"],
+        ["encoder.*"],
+    ],
+)
 def test_a_post_norm_encoder_with_narrow_embeddings_costs_what_torch_counts(patterns):
-    config = dataclasses.replace(ENCODER, norm_position="post", embedding_size=8, segment_types=2)
+    config = dataclasses.replace(ENCODER, norm_position="post", **NARROW)
     size = StepSize(rows=3, source=11, target=0, predicted=4)
     frozen = frozen_names(config, patterns)
     assert step_flops(parameter_shapes(config), size, frozen=frozen) == counted(config, patterns, size)
+
+
+@pytest.mark.parametrize(
+    "patterns",
+    [
+        [],
+        ["encoder.*"],
+        ["encoder.*", "decoder.embed*", "decoder.positions.*"],
+        ["encoder.*", "decoder.embed*", "decoder.positions.*", "decoder.layers.*.self_attention*"],
+        ["encoder.embed*", "encoder.positions.*", "decoder.*cross_attention.[kv].*"],
+        ["decoder.*", "head.*"],
+    ],
+)
+def test_a_post_norm_encoder_decoder_costs_what_torch_counts(patterns):
+    config = dataclasses.replace(seq2seq("untied"), norm_position="post")
+    size = StepSize(rows=3, source=11, target=7, predicted=7)
+    frozen = frozen_names(config, patterns)
+    assert step_flops(parameter_shapes(config), size, frozen=frozen) == counted(config, patterns, size)
+
+
+def test_a_projection_that_trains_below_frozen_layers_keeps_all_their_activations():
+    config = dataclasses.replace(ENCODER, **NARROW)
+    patterns = [*INPUTS, "encoder.layers.[01].*"]
+    assert layers_with_backward(parameter_shapes(config), frozen=frozen_names(config, patterns)) == (3, 0)
 
 
 def test_a_frozen_decoder_below_a_training_encoder_costs_what_torch_counts():
