@@ -11,7 +11,7 @@ import pytest
 transformers = pytest.importorskip("transformers")
 
 from tokenizers import Tokenizer as Library
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import models
 
 from megas2s.errors import BadData
 from megas2s.tokenizer import folder as tokenizer_folder
@@ -19,7 +19,7 @@ from megas2s.tokenizer.importing import import_tokenizer
 from megas2s.tokenizer.load import Tokenizer
 
 TEXTS = [
-    "The lighthouse keeper wrote a letter every evening, but nobody knew to whom. So it is!",
+    "The lighthouse keeper wrote a letter every evening, but nobody knew to whom. So it is.",
     "Der Wärter schrieb jeden Abend einen Brief.\nNiemand wußte, an wen?",
     "외할머니는 아침마다 고추를 말리셨다. 祖母は毎朝、水をやる。",
     "",
@@ -27,57 +27,10 @@ TEXTS = [
 WRITTEN_OUT = "a <mask> b [MASK] c </s> d [SEP] <s> [CLS] <pad> [PAD] <extra_id_0>"
 
 
-def roberta() -> tuple[Library, dict]:
-    library = Library(models.BPE(unk_token="<unk>"))
-    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    library.decoder = decoders.ByteLevel()
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=420,
-        special_tokens=special,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    library.train_from_iterator(TEXTS, trainer)
-    library.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
-    roles = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>", "unk_token": "<unk>"}
-    return library, {**roles, "pad_token": "<pad>", "mask_token": "<mask>"}
-
-
-def bert() -> tuple[Library, dict]:
-    library = Library(models.WordPiece(unk_token="[UNK]"))
-    library.normalizer = normalizers.BertNormalizer(lowercase=True)
-    library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    library.decoder = decoders.WordPiece()
-    special = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    library.train_from_iterator(
-        TEXTS, trainers.WordPieceTrainer(vocab_size=200, special_tokens=special, show_progress=False)
-    )
-    library.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 3), ("[SEP]", 4)]
-    )
-    roles = {"cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]", "pad_token": "[PAD]"}
-    return library, {**roles, "mask_token": "[MASK]"}
-
-
-def t5() -> tuple[Library, dict]:
-    library = Library(models.Unigram())
-    library.pre_tokenizer = pre_tokenizers.Metaspace()
-    library.decoder = decoders.Metaspace()
-    special = ["<pad>", "</s>", "<unk>", *(f"<extra_id_{n}>" for n in (3, 2, 1, 0))]
-    trainer = trainers.UnigramTrainer(vocab_size=180, special_tokens=special, unk_token="<unk>", show_progress=False)
-    library.train_from_iterator(TEXTS, trainer)
-    library.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return library, {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
-
-
-MADE = {"roberta": roberta, "bert": bert, "t5": t5}
-
-
-@pytest.fixture(scope="module", params=MADE)
-def theirs(request, tmp_path_factory):
+@pytest.fixture(scope="module", params=["roberta", "bert", "t5"])
+def theirs(request, small_tokenizer, tmp_path_factory):
     """A tokenizer of transformers and the folder it was saved in."""
-    library, roles = MADE[request.param]()
+    library, roles = small_tokenizer(request.param)
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=library, **roles)
     folder = tmp_path_factory.mktemp("theirs") / request.param
     tokenizer.save_pretrained(folder)
@@ -122,16 +75,16 @@ def test_roles_are_those_of_the_files(theirs, ours):
     assert (v.bos, v.pad, v.eos, v.unk, v.mask, v.begin) == expected[name]
     assert v.size == len(theirs[0])
     if name == "t5":
-        assert v.sentinels == (6, 5, 4, 3)
+        assert v.sentinels == tuple(range(12, 2, -1))
     if name == "bert":
         assert 1 not in v.ordinary, "[unused0] means nothing"
 
 
 def test_words_and_sentences_are_seen_through_how_pieces_are_written(ours):
-    text = "The lighthouse keeper wrote a letter. So it is!"
+    text = "The lighthouse keeper wrote a letter. So it is."
     ids = ours.encode(text)
     starts = ours.vocabulary.word_starts[ids].sum()
-    punctuation = 2 if ours.piece(int(ids[-1])) == "!" and "##" in "".join(map(ours.piece, ids)) else 0
+    punctuation = 2 if ours.piece(int(ids[-1])) == "." and "##" in "".join(map(ours.piece, ids)) else 0
     assert starts - punctuation in (8, 9)  # byte-level BPE sees no space before the first word
     assert ours.vocabulary.sentence_ends[ids].sum() == 2
 
@@ -156,8 +109,8 @@ def test_it_is_written_and_read_with_the_same_fingerprint(theirs, ours, tmp_path
 
 
 @pytest.mark.parametrize(("role", "sentence"), [("pad_token", "fills rows up"), ("unk_token", "stands for")])
-def test_a_tokenizer_without_a_token_that_models_need_is_refused(tmp_path, role, sentence):
-    library, roles = roberta()
+def test_a_tokenizer_without_a_token_that_models_need_is_refused(small_tokenizer, tmp_path, role, sentence):
+    library, roles = small_tokenizer("roberta")
     del roles[role]
     transformers.PreTrainedTokenizerFast(tokenizer_object=library, **roles).save_pretrained(tmp_path / "theirs")
     with pytest.raises(BadData, match=f"names no {role}, the token that {sentence}"):
