@@ -36,7 +36,7 @@ def adopt(file: Path, config: dict[str, Any]) -> Stored:
     except Exception as error:  # the library raises nothing narrower
         reason = " ".join(str(error).split())
         raise BadData(f"{file} is no tokenizer that the tokenizers library reads ({reason}); restore it") from None
-    kind = described["model"].get("type")
+    kind = type(tokenizer.model).__name__  # files of 2020 do not say it
     if kind not in KINDS:
         raise BadData(f"{file} is of type {kind}; tokenizers here are {', '.join(KINDS)}, bring another")
     ids = tokenizer.get_vocab(with_added_tokens=True)

@@ -28,10 +28,11 @@ class Fast:
     def __init__(self, stored: Stored) -> None:
         whole = Tokenizer.from_str(stored.model.decode())
         described: dict[str, Any] = json.loads(stored.model)
+        kind = type(whole.model).__name__  # BPE, WordPiece, Unigram
         size, metadata = stored.metadata.size, stored.metadata
         self.pieces = [whole.id_to_token(number) or f"[unused_{number}]" for number in range(size)]
         special = {added["content"] for added in described.get("added_tokens", []) if added.get("special")}
-        self._tokenizer = _deaf_unigram(described, special) if described["model"]["type"] == "Unigram" else whole
+        self._tokenizer = _deaf_unigram(described, special) if kind == "Unigram" else whole
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._tokenizer.encode_special_tokens = True
@@ -41,7 +42,7 @@ class Fast:
         self.special |= np.array([piece in special for piece in self.pieces])
         meaningful = [UNUSED.fullmatch(piece) is None for piece in self.pieces]
         self.ordinary = ~self.special & np.array(meaningful)
-        self.surfaces = surfaces(self.pieces, described["model"]["type"])
+        self.surfaces = surfaces(self.pieces, kind)
 
     def normalise(self, text: str) -> str:
         """The text itself: the model's rule is inside it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import pickle
 
 import numpy as np
@@ -106,6 +107,16 @@ def test_it_is_written_and_read_with_the_same_fingerprint(theirs, ours, tmp_path
     (tmp_path / "ours" / "tokenizer.json").write_text("{}")
     with pytest.raises(BadData, match="has been altered"):
         Tokenizer.load(tmp_path / "ours")
+
+
+def test_a_file_that_does_not_say_of_what_type_its_model_is_is_read(theirs, ours, tmp_path):
+    untyped = json.loads((theirs[1] / "tokenizer.json").read_text())
+    del untyped["model"]["type"]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(untyped))
+    (tmp_path / "tokenizer_config.json").write_bytes((theirs[1] / "tokenizer_config.json").read_bytes())
+    again = Tokenizer.load(tmp_path)
+    assert [again.encode(text).tolist() for text in TEXTS] == [ours.encode(text).tolist() for text in TEXTS]
+    assert np.array_equal(again.vocabulary.word_starts, ours.vocabulary.word_starts)
 
 
 @pytest.mark.parametrize(("role", "sentence"), [("pad_token", "fills rows up"), ("unk_token", "stands for")])
