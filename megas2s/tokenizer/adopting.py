@@ -1,29 +1,45 @@
 """A `tokenizer.json` that is no SentencePiece model's twin, taken as it is: byte-level BPE, WordPiece, Unigram.
 
-Which token plays which part is read from `tokenizer_config.json` and `special_tokens_map.json`. BERT's `[CLS]` and
-`[SEP]` open and close a row, so they are its first and its last token here.
+Which token plays which part is read from `tokenizer_config.json` and `special_tokens_map.json`. Published tokenizers
+of BERT, RoBERTa, BART and ELECTRA leave that to the code that reads them; a part that is not named goes to the special
+token of its usual name. BERT's `[CLS]` and `[SEP]` open and close a row, so they are its first and its last token here.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
 
 from megas2s.errors import BadData
 from megas2s.tokenizer.folder import CLM, CONFIG, DOC, SPECIAL, Metadata, Stored
 
+log = logging.getLogger(__name__)
+
 LANGUAGE = re.compile(r"[a-z]{2,3}_(?:[A-Z]{2}|[A-Z][a-z]{3})")  # en_XX of MBart, eng_Latn of NLLB
 SENTINEL = re.compile(r"<(?:extra_id|sentinel)_(\d+)>")
 KINDS = ("BPE", "WordPiece", "Unigram")
-NEEDED = {  # their names, of which the first that is there counts, and what the token is for
-    "pad": (("pad_token",), "fills rows up"),
-    "eos": (("eos_token", "sep_token"), "ends every row"),
-    "unk": (("unk_token",), "stands for what it does not know"),
+
+
+class Role(NamedTuple):
+    """A part that a token plays."""
+
+    keys: tuple[str, ...]  # its names in tokenizer_config.json, of which the first that has a token counts
+    usual: dict[str, str]  # what published tokenizers call such a token, and the key that they would name it by
+    what_for: str | None = None  # for parts that every tokenizer here has
+
+
+ROLES = {
+    "pad": Role(("pad_token",), {"<pad>": "pad_token", "[PAD]": "pad_token"}, "fills rows up"),
+    "eos": Role(("eos_token", "sep_token"), {"</s>": "eos_token", "[SEP]": "sep_token"}, "ends every row"),
+    "unk": Role(("unk_token",), {"<unk>": "unk_token", "[UNK]": "unk_token"}, "stands for what it does not know"),
+    "bos": Role(("bos_token", "cls_token"), {"<s>": "bos_token", "[CLS]": "cls_token"}),
+    "mask": Role(("mask_token",), {"<mask>": "mask_token", "[MASK]": "mask_token"}),
 }
 
 
@@ -41,9 +57,13 @@ def adopt(file: Path, config: dict[str, Any]) -> Stored:
         raise BadData(f"{file} is of type {kind}; tokenizers here are {', '.join(KINDS)}, bring another")
     ids = tokenizer.get_vocab(with_added_tokens=True)
     said = read_json(file.parent / SPECIAL) | config
-    needed = {name: first_named([said.get(key) for key in keys], ids) for name, (keys, _) in NEEDED.items()}
-    pad, eos, unk = (_required(needed[name], name, file.parent) for name in NEEDED)
     special = {added["content"] for added in described.get("added_tokens", []) if added.get("special")}
+    usual = usual_names(said, special)
+    if usual:
+        log.info("%s does not name these, they are taken by their usual names: %s", file.parent, _listed(usual))
+    said |= usual
+    roles = {name: first_named([said.get(key) for key in role.keys], ids) for name, role in ROLES.items()}
+    pad, eos, unk = (_required(roles[name], name, said, file.parent) for name in ("pad", "eos", "unk"))
     metadata = Metadata(
         kind="fast",
         normalization="model",
@@ -57,23 +77,45 @@ def adopt(file: Path, config: dict[str, Any]) -> Stored:
         pad=pad,
         eos=eos,
         unk=unk,
-        bos=first_named([said.get("bos_token"), said.get("cls_token")], ids),
-        mask=named(said.get("mask_token"), ids),
+        bos=roles["bos"],
+        mask=roles["mask"],
         begin=opening(content.decode("utf-8")),
     )
     names = [name for name in (CONFIG, SPECIAL) if (file.parent / name).is_file()]
     companions = {name: (file.parent / name).read_text(encoding="utf-8") for name in names}
-    companions.setdefault(CONFIG, json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}) + "\n")
+    if usual or CONFIG not in companions:
+        named_here = {"tokenizer_class": "PreTrainedTokenizerFast", **config, **usual}
+        companions[CONFIG] = json.dumps(named_here, indent=2, ensure_ascii=False) + "\n"
     return Stored(content, metadata, companions)
 
 
-def _required(number: int | None, role: str, folder: Path) -> int:
-    if number is None:
-        keys, what_for = NEEDED[role]
-        raise BadData(
-            f"{folder} names no {' or '.join(keys)}, the token that {what_for}; name one of its vocabulary in {CONFIG}"
-        )
-    return number
+def usual_names(said: Mapping[str, object], special: Collection[str]) -> dict[str, str]:
+    """Key -> special token of the usual name, for each part that a configuration says nothing of."""
+    found: dict[str, str] = {}
+    for role in ROLES.values():
+        if not any(key in said for key in role.keys):
+            found |= next(({key: token} for token, key in role.usual.items() if token in special), {})
+    return found
+
+
+def _listed(names: Mapping[str, str]) -> str:
+    return ", ".join(f"{key} {token}" for key, token in names.items())
+
+
+def _required(number: int | None, name: str, said: Mapping[str, object], folder: Path) -> int:
+    if number is not None:
+        return number
+    role = ROLES[name]
+    if wrong := [f"{key} {said[key]!r}" for key in role.keys if said.get(key) is not None]:
+        found = f"its vocabulary lacks {' and '.join(wrong)}"
+    elif any(key in said for key in role.keys):
+        found = "they say null"
+    else:
+        found = f"no special token is called {' or '.join(role.usual)}"
+    raise BadData(
+        f"{folder} names no {' or '.join(role.keys)} that is there, the token that {role.what_for} ({found}); name one "
+        f"of its vocabulary in {CONFIG}"
+    )
 
 
 def opening(fast: str) -> int | None:

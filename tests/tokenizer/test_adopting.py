@@ -119,13 +119,55 @@ def test_a_file_that_does_not_say_of_what_type_its_model_is_is_read(theirs, ours
     assert np.array_equal(again.vocabulary.word_starts, ours.vocabulary.word_starts)
 
 
-@pytest.mark.parametrize(("role", "sentence"), [("pad_token", "fills rows up"), ("unk_token", "stands for")])
-def test_a_tokenizer_without_a_token_that_models_need_is_refused(small_tokenizer, tmp_path, role, sentence):
+@pytest.mark.parametrize("config", [{"do_lower_case": True}, {"model_max_length": 512}, None])
+def test_a_configuration_that_names_no_token_leaves_them_their_usual_names(theirs, ours, config, tmp_path, caplog):
+    """As published: bert-base-uncased, roberta-base, bart-base, electra-small-discriminator."""
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "tokenizer.json").write_bytes((theirs[1] / "tokenizer.json").read_bytes())
+    if config is not None:
+        (bare / "tokenizer_config.json").write_text(json.dumps(config))
+    with caplog.at_level("INFO"):
+        again = Tokenizer.load(bare)
+    assert again.fingerprint == ours.fingerprint, "the same roles"
+    assert "taken by their usual names: pad_token" in caplog.text
+    tokenizer_folder.write(import_tokenizer(bare), tmp_path / "written", {})
+    reloaded = transformers.AutoTokenizer.from_pretrained(tmp_path / "written")
+    assert (reloaded.pad_token_id, reloaded.mask_token_id) == (theirs[0].pad_token_id, theirs[0].mask_token_id)
+    assert reloaded(TEXTS[1]).input_ids == theirs[0](TEXTS[1]).input_ids
+
+
+def test_what_a_configuration_names_counts_more_than_usual_names(small_tokenizer, tmp_path):
+    library, roles = small_tokenizer("bert")
+    roles |= {"pad_token": "[unused0]", "mask_token": None}
+    transformers.PreTrainedTokenizerFast(tokenizer_object=library, **roles).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**config, "mask_token": None}))
+    vocabulary = Tokenizer.load(tmp_path).vocabulary
+    assert (vocabulary.pad, vocabulary.mask) == (1, None)
+
+
+def test_a_tokenizer_without_a_token_of_a_usual_name_is_refused(tmp_path):
+    Library(models.BPE({"a": 0}, [])).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(BadData, match=r"no special token is called <pad> or \[PAD\]\); name one of its vocabulary"):
+        Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"pad_token": None}, r"no pad_token that is there, the token that fills rows up \(they say null\)"),
+        ({"pad_token": "<PAD>"}, r"the token that fills rows up \(its vocabulary lacks pad_token '<PAD>'\)"),
+        ({"unk_token": None}, r"no unk_token that is there, the token that stands for"),
+        ({"eos_token": None, "sep_token": None}, r"no eos_token or sep_token that is there, the token that ends"),
+    ],
+)
+def test_a_tokenizer_without_a_token_that_models_need_is_refused(small_tokenizer, tmp_path, changed, sentence):
     library, roles = small_tokenizer("roberta")
-    del roles[role]
-    transformers.PreTrainedTokenizerFast(tokenizer_object=library, **roles).save_pretrained(tmp_path / "theirs")
-    with pytest.raises(BadData, match=f"names no {role}, the token that {sentence}"):
-        Tokenizer.load(tmp_path / "theirs")
+    library.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**roles, **changed}))
+    with pytest.raises(BadData, match=sentence):
+        Tokenizer.load(tmp_path)
 
 
 def test_files_of_a_slow_tokenizer_alone_are_refused(tmp_path):
