@@ -119,13 +119,22 @@ def _required(number: int | None, name: str, said: Mapping[str, object], folder:
 
 
 def opening(fast: str) -> int | None:
-    """The id that a `tokenizer.json` puts before the text of a row, None where it puts none or several."""
+    """The id that a `tokenizer.json` puts before the text of a row, None where it puts none or several.
+
+    A language's tag, which MBart-50 puts there, differs from row to row and is none of a tokenizer's own.
+    """
     tokenizer = Tokenizer.from_str(fast)
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
     around, alone = (tokenizer.encode("a", add_special_tokens=specials).ids for specials in (True, False))
-    for start in range(len(around) - len(alone) + 1):
-        if around[start : start + len(alone)] == alone:
-            return around[0] if start == 1 else None
-    return None
+    places = range(len(around) - len(alone) + 1)
+    if next((place for place in places if around[place : place + len(alone)] == alone), 0) != 1:
+        return None
+    begin = tokenizer.id_to_token(around[0])
+    if begin is not None and LANGUAGE.fullmatch(begin):
+        log.info("%s, a language's tag, opens rows in transformers; rows here open without one", begin)
+        return None
+    return around[0]
 
 
 def read_json(file: Path) -> dict[str, Any]:

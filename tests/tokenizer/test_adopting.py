@@ -12,7 +12,7 @@ import pytest
 transformers = pytest.importorskip("transformers")
 
 from tokenizers import Tokenizer as Library
-from tokenizers import models
+from tokenizers import models, processors
 
 from megas2s.errors import BadData
 from megas2s.tokenizer import folder as tokenizer_folder
@@ -56,6 +56,34 @@ def test_a_row_is_framed_as_transformers_frames_it(theirs, ours):
     text = TEXTS[0]
     assert [*begin, *ours.encode(text).tolist(), vocabulary.eos] == theirs[0](text).input_ids
     assert vocabulary.ends == len(begin) + 1
+
+
+def test_padding_and_truncation_that_were_left_on_change_no_row(theirs, ours, tmp_path):
+    library = Library.from_file(str(theirs[1] / "tokenizer.json"))
+    library.enable_padding(length=8, direction="left", pad_id=theirs[0].pad_token_id, pad_token=theirs[0].pad_token)
+    library.enable_truncation(max_length=2)
+    library.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_bytes((theirs[1] / "tokenizer_config.json").read_bytes())
+    again = Tokenizer.load(tmp_path)
+    assert again.metadata == ours.metadata
+    assert again.encode(TEXTS[0]).tolist() == ours.encode(TEXTS[0]).tolist()
+
+
+def test_a_language_s_tag_opens_no_row(small_tokenizer, tmp_path, caplog):
+    """MBart-50 opens a row with the tag of its language, which is another one in the next row."""
+    library, roles = small_tokenizer("roberta")
+    library.add_special_tokens(["en_XX", "de_DE"])
+    tag = library.token_to_id("en_XX")
+    library.post_processor = processors.TemplateProcessing(
+        single="en_XX $A </s>", special_tokens=[("en_XX", tag), ("</s>", 2)]
+    )
+    library.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(roles))
+    with caplog.at_level("INFO"):
+        vocabulary = Tokenizer.load(tmp_path).vocabulary
+    assert vocabulary.begin is None
+    assert vocabulary.languages == {"de_DE": tag + 1, "en_XX": tag}
+    assert "en_XX, a language's tag, opens rows in transformers" in caplog.text
 
 
 def test_no_text_produces_a_special_token(ours):
