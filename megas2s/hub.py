@@ -16,7 +16,14 @@ from megas2s.errors import BadConfig
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "megas2s_tokenizer.json", "*.model")
+TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "megas2s_tokenizer.json",
+    "config.json",  # of the model: says whose SentencePiece model it is where tokenizer_config.json does not
+    "*.model",
+)
 WEIGHTS = ("config.json", "megas2s.json", "*.safetensors", "*.safetensors.index.json")
 PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 

@@ -35,6 +35,18 @@ def test_a_name_is_fetched_without_code_and_without_what_was_not_asked_for(tmp_p
     assert not [pattern for pattern in asked["facebook/bart-base"] if pattern.endswith((".py", "*"))]
 
 
+def test_a_tokenizer_comes_with_what_says_whose_it_is(tmp_path: Path, monkeypatch):
+    asked = []
+
+    def snapshot_download(name: str, *, allow_patterns: list[str]) -> str:
+        asked.extend(allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    hub.folder_of("FacebookAI/xlm-roberta-base", hub.TOKENIZER)
+    assert {"tokenizer_config.json", "config.json", "*.model"} < set(asked)
+
+
 def test_without_a_network_a_name_is_one_sentence(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(BadConfig, match="there is no folder no/such-model, and the hub gave no repository") as caught:
