@@ -22,7 +22,7 @@ from megas2s.tokenizer.folder import CLM, CONFIG, DOC, SPECIAL, Metadata, Stored
 log = logging.getLogger(__name__)
 
 LANGUAGE = re.compile(r"[a-z]{2,3}_(?:[A-Z]{2}|[A-Z][a-z]{3})")  # en_XX of MBart, eng_Latn of NLLB
-SENTINEL = re.compile(r"<(?:extra_id|sentinel)_(\d+)>")
+SENTINEL = re.compile(r"▁?<(?:extra_id|sentinel)_(\d+)>")  # of mT5 with the mark of a word before it
 KINDS = ("BPE", "WordPiece", "Unigram")
 
 
@@ -72,7 +72,7 @@ def adopt(file: Path, config: dict[str, Any]) -> Stored:
         doc=ids[DOC] if DOC in special else None,
         clm=ids[CLM] if CLM in special else None,
         languages={name: ids[name] for name in sorted(special) if LANGUAGE.fullmatch(name)},
-        sentinels=sentinels(special, ids),
+        sentinels=sentinels(ids if kind == "Unigram" else special, ids),
         training={},
         pad=pad,
         eos=eos,
@@ -161,6 +161,6 @@ def named(token: object, ids: dict[str, int]) -> int | None:
 
 
 def sentinels(special: Iterable[str], ids: dict[str, int]) -> list[int]:
-    """The ids of a vocabulary's sentinels, the first one first."""
-    found = sorted((int(match[1]), ids[name]) for name in special if (match := SENTINEL.fullmatch(name)))
-    return [number for _, number in found]
+    """The ids of a vocabulary's sentinels, the first one first; of two names of one, that without a mark counts."""
+    found = {int(match[1]): ids[name] for name in sorted(special, reverse=True) if (match := SENTINEL.fullmatch(name))}
+    return [number for _, number in sorted(found.items())]

@@ -32,6 +32,7 @@ class Fast:
         size, metadata = stored.metadata.size, stored.metadata
         self.pieces = [whole.id_to_token(number) or f"[unused_{number}]" for number in range(size)]
         special = {added["content"] for added in described.get("added_tokens", []) if added.get("special")}
+        special |= {self.pieces[number] for number in metadata.sentinels}  # mT5's are pieces like any other
         self._tokenizer = _deaf_unigram(described, special) if kind == "Unigram" else whole
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
@@ -62,7 +63,7 @@ class Fast:
 
 def _deaf_unigram(described: dict[str, Any], special: set[str]) -> Tokenizer:
     """The same tokenizer without ears for special tokens: a Unigram model would match them in text like any piece."""
-    model, plain = described["model"], [added for added in described["added_tokens"] if not added.get("special")]
+    model, plain = described["model"], [added for added in described["added_tokens"] if added["content"] not in special]
     renamed = [
         [f"{NOWHERE}{n}" if piece in special else piece, score] for n, (piece, score) in enumerate(model["vocab"])
     ]

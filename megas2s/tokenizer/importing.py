@@ -24,6 +24,7 @@ from megas2s.tokenizer import numbering
 from megas2s.tokenizer.adopting import (
     LANGUAGE,
     ROLES,
+    SENTINEL,
     adopt,
     first_named,
     opening,
@@ -109,10 +110,11 @@ def _renumber(proto: ModelProto, numbered: dict[int, str]) -> ModelProto:
 
 
 def _hide_specials(proto: ModelProto, fast: dict[str, Any]) -> None:
-    """What transformers calls special becomes a control symbol: text never produces it, whatever the model says."""
+    """What transformers calls special, and every sentinel, becomes a control symbol: text never produces it."""
     special = {added["content"] for added in fast.get("added_tokens", []) if added.get("special")}
     for piece in proto.pieces:
-        if piece.piece in special and piece.type in (Piece.NORMAL, Piece.USER_DEFINED):
+        hidden = piece.piece in special or SENTINEL.fullmatch(piece.piece)
+        if hidden and piece.type in (Piece.NORMAL, Piece.USER_DEFINED):
             piece.type = Piece.CONTROL
 
 

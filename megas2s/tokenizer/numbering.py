@@ -3,9 +3,10 @@
     the model    <unk> <s> </s> , . ...
     XLM-R        <s> <pad> </s> <unk> , . ... <mask>                      fairseq's order
     MBart        <s> <pad> </s> <unk> , . ... ar_AR ... zh_CN <mask>
+    T5           <pad> </s> <unk> , . ... <extra_id_99> ... <extra_id_0>
 
 `tokenizer.json` says it where there is one. Else the rule follows from the kind of tokenizer, which
-`tokenizer_config.json` or the model's `config.json` names.
+`tokenizer_config.json` or the model's `config.json` names, and tokens that the former lists come behind.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from megas2s.errors import BadData
+from megas2s.tokenizer.adopting import SENTINEL
 from megas2s.tokenizer.folder import BOS, CONFIG, EOS, FAST, MASK, PAD, UNK
 
 FAIRSEQ_FILE = "sentencepiece.bpe.model"  # what fairseq's models are called
@@ -29,6 +31,7 @@ ONLY_MBART50 = (
     "te_IN th_TH tl_XX uk_UA ur_PK xh_ZA gl_ES sl_SI"
 )
 FAIRSEQ = {"XLMRoberta": "", "MBart": MBART, "MBart50": f"{MBART} {ONLY_MBART50}"}  # kind -> its languages
+T5 = ("T5", "MT5")
 OTHERS = (
     "Camembert",
     "Barthez",
@@ -42,6 +45,9 @@ OTHERS = (
 MODEL_TYPES = {
     "xlm-roberta": "XLMRoberta",
     "mbart": "MBart",
+    "t5": "T5",
+    "mt5": "T5",
+    "umt5": "T5",
     "camembert": "Camembert",
     "xglm": "XGLM",
     "m2m_100": "M2M100",
@@ -57,7 +63,7 @@ def kind_of(config: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
         name = str(said.get("tokenizer_class") or "").removesuffix("Fast").removesuffix("Tokenizer")
         if name and name not in NAMELESS:
             return name
-    return MODEL_TYPES.get(str(settings.get("model_type")), "")
+    return "T5" if "extra_ids" in config else MODEL_TYPES.get(str(settings.get("model_type")), "")
 
 
 def opens_with(kind: str) -> str | None:
@@ -74,7 +80,13 @@ def by_rule(file: Path, pieces: Sequence[str], kind: str, config: Mapping[str, A
             f"{file} is of XLM-R, of MBart or of another kind, which count differently, and neither {CONFIG} nor "
             f"{SETTINGS} beside it says which; put the {SETTINGS} of its model there"
         )
-    names = _fairseq(file, pieces, FAIRSEQ[kind].split()) if kind in FAIRSEQ else pieces
+    if kind in FAIRSEQ:
+        names = _fairseq(file, pieces, FAIRSEQ[kind].split())
+    else:
+        names = [*pieces, *(_extra_ids(file, pieces, config) if kind in T5 else ())]
+    listed = [*_contents(config.get("additional_special_tokens")), *_contents(config.get("extra_special_tokens"))]
+    known = set(names)
+    names += [name for name in dict.fromkeys(listed) if name not in known]
     numbered = dict(enumerate(names))
     added = {int(number): entry["content"] for number, entry in (config.get("added_tokens_decoder") or {}).items()}
     if any(numbered.get(number, name) != name for number, name in added.items()):
@@ -107,6 +119,22 @@ def _fairseq(file: Path, pieces: Sequence[str], languages: Sequence[str]) -> lis
             f"{file} holds {twice[0]}, which a tokenizer of XLM-R or MBart adds; bring the {FAST} saved with it"
         )
     return names
+
+
+def _extra_ids(file: Path, pieces: Sequence[str], config: Mapping[str, Any]) -> list[str]:
+    """T5's sentinels, the last one first; a model that brings its own, as mT5's, gets none where none are asked for."""
+    default = 0 if any(SENTINEL.fullmatch(piece) for piece in pieces) else 100
+    count = config.get("extra_ids", default)
+    if not isinstance(count, int) or count < 0:
+        raise BadData(f"{file.parent / CONFIG} has extra_ids {count!r}; name how many sentinels there are")
+    return [f"<extra_id_{number}>" for number in range(count - 1, -1, -1)]
+
+
+def _contents(listed: object) -> list[str]:
+    """The names in a list of tokens, each a string or a dictionary with its content."""
+    entries = listed if isinstance(listed, list) else []
+    contents = [entry.get("content") if isinstance(entry, dict) else entry for entry in entries]
+    return [content for content in contents if isinstance(content, str)]
 
 
 def _unknown(file: Path, kind: str) -> BadData:

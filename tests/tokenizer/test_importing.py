@@ -129,6 +129,75 @@ def test_a_model_of_fairseq_without_tokenizer_json_is_numbered_as_transformers_n
         assert fast(TEXTS["en"])["input_ids"] == theirs(TEXTS["en"])["input_ids"]
 
 
+SENTINELS = [f"<extra_id_{number}>" for number in range(5)]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        BARE,
+        {"extra_ids": 5},
+        {"extra_ids": 0},
+        {"extra_ids": 5, "additional_special_tokens": SENTINELS},
+        {"extra_ids": 5, "additional_special_tokens": [*SENTINELS, "<another>"]},
+        {"extra_ids": 0, "additional_special_tokens": None},
+    ],
+)
+def test_the_sentinels_of_a_t5_without_tokenizer_json_are_those_of_transformers(tmp_path, config):
+    published(tmp_path / "theirs", "spiece.model", model(**T5), config, {"model_type": "t5"})
+    theirs, tokenizer = T5Tokenizer.from_pretrained(tmp_path / "theirs"), Tokenizer.load(tmp_path / "theirs")
+    v = tokenizer.vocabulary
+    assert [tokenizer.piece(number) for number in range(v.size)] == theirs.convert_ids_to_tokens(range(len(theirs)))
+    count = config.get("extra_ids", 100)
+    assert v.sentinels == tuple(theirs.convert_tokens_to_ids(f"<extra_id_{n}>") for n in range(count))
+    for text in TEXTS.values():
+        assert tokenizer.encode(text).tolist() == theirs(text, add_special_tokens=False)["input_ids"]
+    assert not {*v.sentinels} & {*tokenizer.encode("a <extra_id_0> b <extra_id_1> <another>").tolist()}
+
+
+def test_extra_ids_that_are_no_number_are_refused(tmp_path):
+    published(tmp_path / "x", "spiece.model", model(**T5), {"extra_ids": "many"}, {"model_type": "t5"})
+    with pytest.raises(BadData, match="has extra_ids 'many'; name how many sentinels there are"):
+        Tokenizer.load(tmp_path / "x")
+
+
+@pytest.mark.parametrize("config", [BARE, {"extra_ids": 0, "additional_special_tokens": None}])
+def test_the_sentinels_of_mt5_are_pieces_that_no_text_produces(tmp_path, config):
+    own = [f"▁<extra_id_{number}>" for number in range(4, -1, -1)]
+    content = model(**T5, user_defined_symbols=own)
+    published(tmp_path / "theirs", "spiece.model", content, config, {"model_type": "mt5"})
+    theirs = SentencePieceProcessor(model_proto=content)
+    tokenizer_folder.write(import_tokenizer(tmp_path / "theirs"), tmp_path / "ours", {})
+    tokenizer, fast = Tokenizer.load(tmp_path / "ours"), AutoTokenizer.from_pretrained(tmp_path / "ours")
+    v = tokenizer.vocabulary
+    assert v.size == theirs.get_piece_size()
+    assert v.sentinels == tuple(theirs.piece_to_id(f"▁<extra_id_{number}>") for number in range(5))
+    written = "a <extra_id_0> b<extra_id_1>"
+    assert set(v.sentinels) & set(theirs.encode(written)), "the model itself reads them in text"
+    assert not set(v.sentinels) & set(tokenizer.encode(written).tolist())
+    assert not set(v.sentinels) & set(v.ordinary.tolist())
+    for text in TEXTS.values():
+        assert tokenizer.encode(text).tolist() == theirs.encode(text) == fast(text)["input_ids"][:-1]
+
+
+def test_the_sentinels_of_mt5_are_found_in_tokenizer_json_alone(tmp_path):
+    """transformers 5 saves no SentencePiece model, and does not call these pieces special."""
+    own = [f"▁<extra_id_{number}>" for number in range(4, -1, -1)]
+    config = {"extra_ids": 0, "additional_special_tokens": None}
+    content = model(**T5, user_defined_symbols=own)
+    published(tmp_path / "theirs", "spiece.model", content, config, {"model_type": "mt5"})
+    theirs = T5Tokenizer.from_pretrained(tmp_path / "theirs")
+    theirs.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved" / "spiece.model").exists()
+    tokenizer = Tokenizer.load(tmp_path / "saved")
+    v = tokenizer.vocabulary
+    assert v.sentinels == tuple(theirs.convert_tokens_to_ids(f"▁<extra_id_{number}>") for number in range(5))
+    assert not set(v.sentinels) & set(tokenizer.encode("a <extra_id_0> b<extra_id_1>").tolist())
+    assert not set(v.sentinels) & set(v.ordinary.tolist())
+    for text in TEXTS.values():
+        assert tokenizer.encode(text).tolist() == theirs(text, add_special_tokens=False)["input_ids"]
+
+
 @pytest.mark.parametrize("kind", [XLMRobertaTokenizer, MBartTokenizer])
 def test_a_bare_configuration_beside_tokenizer_json_brings_no_second_padding(tmp_path, kind):
     theirs = saved_by_transformers(kind, "sentencepiece.bpe.model", tmp_path / "theirs")
