@@ -55,10 +55,11 @@ def main() -> None:
     found = incoming(folder, settings, allow_pickle=given.allow_pickle)
     if require_replaceable(out, kind=kind) and not given.overwrite:
         raise BadConfig(f"{out} exists; add --overwrite to replace it, or name another folder")
-    metadata = dict(found.metadata)
+    metadata, notes = dict(found.metadata), found.notes
     tokenizer = None if given.no_tokenizer else source.read_tokenizer(folder)
     if tokenizer is not None:
-        source.check_vocabulary(tokenizer, folder, found.config)
+        tokenizer, changed = source.fitting(tokenizer, folder, found.config)
+        notes = [*notes, *changed]
         source.check_special_tokens(tokenizer, folder, settings)
         metadata["tokenizer"] = tokenizer.fingerprint
     if given.dry_run:
@@ -70,7 +71,7 @@ def main() -> None:
     if tokenizer is not None:
         tokenizer_folder.write(tokenizer, temporary / source.TOKENIZER, {"settings": {"import": folder.name}})
     files.publish(temporary, out, {"kind": kind, "from": folder.name})
-    for note in found.notes:
+    for note in notes:
         print(f"note: {note}")
     describe(out, found.config, tokenizer)
 
