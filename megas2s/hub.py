@@ -3,7 +3,8 @@
     folder_of("exports/encoder", TOKENIZER)       a folder that is there is taken as it is
     folder_of("facebook/bart-base", TOKENIZER)    else the hub is asked, and its files are kept in the hub's own cache
 
-Only the files that are asked for are fetched; code is never among them.
+Only the files that are asked for are fetched, and of those what another replaces only where that is missing; code is
+never among them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from megas2s.errors import BadConfig
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
+SLOW = ("vocab.txt", "vocab.json", "merges.txt")  # not read here, but a folder that has them alone can be told so
 TOKENIZER = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -23,9 +25,11 @@ TOKENIZER = (
     "megas2s_tokenizer.json",
     "config.json",  # of the model: says whose SentencePiece model it is where tokenizer_config.json does not
     "*.model",
+    *SLOW,
 )
 WEIGHTS = ("config.json", "megas2s.json", "*.safetensors", "*.safetensors.index.json")
 PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
+BETTER = dict.fromkeys(SLOW, ("tokenizer.json", "*.model")) | dict.fromkeys(PICKLED, ("*.safetensors",))
 
 
 def folder_of(name: str, wanted: Sequence[str]) -> Path:
@@ -33,10 +37,21 @@ def folder_of(name: str, wanted: Sequence[str]) -> Path:
     path = Path(name)
     if path.exists() or not NAME.fullmatch(name):
         return path  # whoever reads it says what is missing
+    first = [pattern for pattern in wanted if pattern not in BETTER]
+    folder = _fetched(name, first)
+    then = [
+        pattern
+        for pattern in wanted
+        if pattern in BETTER and not any(any(folder.glob(better)) for better in BETTER[pattern])
+    ]
+    return _fetched(name, [*first, *then]) if then else folder
+
+
+def _fetched(name: str, patterns: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download  # half a second, and only where a name is no folder
 
     try:
-        return Path(snapshot_download(name, allow_patterns=list(wanted)))
+        return Path(snapshot_download(name, allow_patterns=list(patterns)))
     except (OSError, ValueError) as error:  # its own errors are of these kinds
         reason = " ".join(str(error).split()).split(". ")[0].rstrip(".")
         raise BadConfig(

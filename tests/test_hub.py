@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fnmatch
 from pathlib import Path
 
 import huggingface_hub
 import pytest
 
 from megas2s import hub
-from megas2s.errors import BadConfig
+from megas2s.errors import BadConfig, BadData
+from megas2s.tokenizer.load import Tokenizer
 
 
 def test_a_folder_that_is_there_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -22,29 +24,60 @@ def test_a_path_that_is_no_name_is_left_to_whoever_reads_it(tmp_path: Path):
     assert hub.folder_of("a/b/c", hub.WEIGHTS) == Path("a/b/c")
 
 
-def test_a_name_is_fetched_without_code_and_without_what_was_not_asked_for(tmp_path: Path, monkeypatch):
-    asked = {}
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """`repository("a.json", ...)` makes the hub have a repository of these files; gives where they are fetched to."""
 
-    def snapshot_download(name: str, *, allow_patterns: list[str]) -> str:
-        asked[name] = allow_patterns
-        return str(tmp_path)
+    def make(*names: str) -> Path:
+        def snapshot_download(name: str, *, allow_patterns: list[str]) -> str:
+            for file in names:
+                if any(fnmatch.fnmatch(file, pattern) for pattern in allow_patterns):
+                    (tmp_path / file).touch()
+            return str(tmp_path)
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    assert hub.folder_of("facebook/bart-base", [*hub.WEIGHTS, *hub.TOKENIZER]) == tmp_path
-    assert "pytorch_model*.bin" not in asked["facebook/bart-base"]
-    assert not [pattern for pattern in asked["facebook/bart-base"] if pattern.endswith((".py", "*"))]
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+        return tmp_path
+
+    return make
 
 
-def test_a_tokenizer_comes_with_what_says_whose_it_is(tmp_path: Path, monkeypatch):
-    asked = []
+def fetched(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
 
-    def snapshot_download(name: str, *, allow_patterns: list[str]) -> str:
-        asked.extend(allow_patterns)
-        return str(tmp_path)
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+def test_a_name_is_fetched_without_code_and_without_what_was_not_asked_for(repository):
+    folder = repository(
+        "config.json", "modeling_x.py", "model.safetensors", "tf_model.h5", "pytorch_model.bin", "a.txt"
+    )
+    assert hub.folder_of("facebook/bart-base", [*hub.WEIGHTS, *hub.TOKENIZER]) == folder
+    assert fetched(folder) == {"config.json", "model.safetensors"}
+
+
+def test_a_tokenizer_comes_with_what_says_whose_it_is(repository):
+    folder = repository("config.json", "tokenizer_config.json", "sentencepiece.bpe.model", "model.safetensors")
     hub.folder_of("FacebookAI/xlm-roberta-base", hub.TOKENIZER)
-    assert {"tokenizer_config.json", "config.json", "*.model"} < set(asked)
+    assert fetched(folder) == {"config.json", "tokenizer_config.json", "sentencepiece.bpe.model"}
+
+
+def test_pickled_weights_are_fetched_only_where_there_are_no_others(repository):
+    folder = repository("config.json", "model.safetensors", "pytorch_model.bin")
+    hub.folder_of("facebook/bart-base", [*hub.WEIGHTS, *hub.PICKLED])
+    assert fetched(folder) == {"config.json", "model.safetensors"}
+    (folder / "model.safetensors").unlink()
+    repository("config.json", "pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json")
+    hub.folder_of("facebook/bart-base", [*hub.WEIGHTS, *hub.PICKLED])
+    assert fetched(folder) == {"config.json", "pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json"}
+
+
+def test_a_repository_of_a_slow_tokenizer_alone_is_told_so(repository):
+    folder = repository("config.json", "vocab.json", "merges.txt")
+    with pytest.raises(BadData, match=r"has vocab\.json and no tokenizer\.json; load the tokenizer with transformers"):
+        Tokenizer.load(hub.folder_of("facebook/old", hub.TOKENIZER))
+    for name in fetched(folder):
+        (folder / name).unlink()
+    repository("config.json", "vocab.json", "merges.txt", "tokenizer.json")
+    hub.folder_of("facebook/new", hub.TOKENIZER)
+    assert fetched(folder) == {"config.json", "tokenizer.json"}
 
 
 def test_without_a_network_a_name_is_one_sentence(monkeypatch: pytest.MonkeyPatch):
