@@ -13,7 +13,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from megas2s.errors import BadConfig
+from megas2s.errors import BadConfig, Refusal
+from megas2s.files import disk_trouble
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -48,12 +49,16 @@ def folder_of(name: str, wanted: Sequence[str]) -> Path:
 
 
 def _fetched(name: str, patterns: Sequence[str]) -> Path:
-    from huggingface_hub import snapshot_download  # half a second, and only where a name is no folder
+    from huggingface_hub import constants, snapshot_download  # half a second, and only where a name is no folder
 
     try:
-        return Path(snapshot_download(name, allow_patterns=list(patterns)))
-    except (OSError, ValueError) as error:  # its own errors are of these kinds
-        reason = " ".join(str(error).split()).split(". ")[0].rstrip(".")
+        with disk_trouble(Path(constants.HF_HUB_CACHE)):
+            return Path(snapshot_download(name, allow_patterns=list(patterns)))
+    except Refusal:
+        raise
+    except Exception as error:  # the hub's, the network's and the proxy's errors have nothing in common
+        said = " ".join(str(error).split()).split(". ")[0].rstrip(".")
+        reason = f"{type(error).__name__}: {said}" if said else type(error).__name__
         raise BadConfig(
             f"there is no folder {name}, and the hub gave no repository of that name ({reason}); name a folder, or "
             "download it where there is a network"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import fnmatch
+import http.server
+import threading
 from pathlib import Path
 
 import huggingface_hub
 import pytest
 
 from megas2s import hub
-from megas2s.errors import BadConfig, BadData
+from megas2s.errors import BadConfig, BadData, DiskTrouble
 from megas2s.tokenizer.load import Tokenizer
 
 
@@ -85,3 +88,58 @@ def test_without_a_network_a_name_is_one_sentence(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(BadConfig, match="there is no folder no/such-model, and the hub gave no repository") as caught:
         hub.folder_of("no/such-model", hub.TOKENIZER)
     assert "\n" not in str(caught.value)
+
+
+class Refusing(http.server.BaseHTTPRequestHandler):
+    """A proxy that lets no one through."""
+
+    def do_CONNECT(self) -> None:
+        self.send_error(403)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def refusing_proxy():
+    server = http.server.HTTPServer(("127.0.0.1", 0), Refusing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+NO_PROXY = dict.fromkeys(("ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"), "")
+
+
+def test_a_proxy_that_refuses_is_one_sentence_and_no_traceback(script, refusing_proxy, tmp_path: Path):
+    online = {**NO_PROXY, "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "https://hub.invalid", "HF_HOME": str(tmp_path)}
+    env = {**online, "HTTPS_PROXY": refusing_proxy, "https_proxy": refusing_proxy}
+    done = script("tools/convert_from_hf.py", "no/such-model", tmp_path / "out", env=env)
+    assert done.returncode == BadConfig.exit_code
+    assert (
+        "error: there is no folder no/such-model, and the hub gave no repository of that name (ProxyError"
+        in done.stdout
+    )
+    assert "Traceback" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    "error", [TimeoutError(), RuntimeError("the connection broke\nhalfway. More."), ImportError("x")]
+)
+def test_whatever_the_network_raises_is_one_sentence(monkeypatch: pytest.MonkeyPatch, error: Exception):
+    def snapshot_download(name: str, *, allow_patterns: list[str]) -> str:
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    with pytest.raises(BadConfig, match=rf"there is no folder a/b, .*\({type(error).__name__}[^\n]*\); name a folder"):
+        hub.folder_of("a/b", hub.TOKENIZER)
+
+
+def test_a_full_disk_is_trouble_of_the_disk(monkeypatch: pytest.MonkeyPatch):
+    def snapshot_download(name: str, *, allow_patterns: list[str]) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    with pytest.raises(DiskTrouble, match=r"no room to write .*hub: No space left on device; free some space"):
+        hub.folder_of("a/b", hub.TOKENIZER)
