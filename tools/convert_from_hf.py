@@ -40,6 +40,8 @@ def main() -> None:
         cli.print_settings(given)
         return
 
+    import logging
+
     from megas2s import files, hub
     from megas2s.convert import hf, source
     from megas2s.convert.export import require_replaceable
@@ -48,6 +50,8 @@ def main() -> None:
     from megas2s.models.weights import save_weights
     from megas2s.tokenizer import folder as tokenizer_folder
 
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("megas2s").setLevel(logging.INFO)
     kind = "imported weights"
     out = Path(given.out)
     folder = hub.folder_of(given.folder, [*hub.WEIGHTS, *hub.TOKENIZER, *(hub.PICKLED if given.allow_pickle else ())])

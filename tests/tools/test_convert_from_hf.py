@@ -123,6 +123,14 @@ def test_special_tokens_beyond_the_model_s_table_are_left_behind_aloud(call, bar
     files.verify(tmp_path / "out")
 
 
+def test_what_an_import_takes_for_granted_is_said(script, bart, tmp_path):
+    folder = bart(special=True)
+    (folder / "tokenizer_config.json").write_text('{"model_max_length": 512}')
+    done = script(FROM, folder, tmp_path / "out")
+    assert done.returncode == 0, done.stdout
+    assert "does not name these, they are taken by their usual names: pad_token <pad>, eos_token </s>" in done.stdout
+
+
 def test_text_beyond_the_model_s_table_is_refused(call, bart, tmp_path):
     with pytest.raises(BadData, match="has 501 ids and pad 1, the model 500 and pad 1; they do not belong together"):
         call(FROM, bart(special=False), tmp_path / "out")
