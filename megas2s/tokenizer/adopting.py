@@ -58,9 +58,7 @@ def adopt(file: Path, config: dict[str, Any]) -> Stored:
     ids = tokenizer.get_vocab(with_added_tokens=True)
     said = read_json(file.parent / SPECIAL) | config
     special = {added["content"] for added in described.get("added_tokens", []) if added.get("special")}
-    usual = usual_names(said, special)
-    if usual:
-        log.info("%s does not name these, they are taken by their usual names: %s", file.parent, _listed(usual))
+    usual = usual_names(said, special, file.parent)
     said |= usual
     roles = {name: first_named([said.get(key) for key in role.keys], ids) for name, role in ROLES.items()}
     pad, eos, unk = (_required(roles[name], name, said, file.parent) for name in ("pad", "eos", "unk"))
@@ -89,17 +87,16 @@ def adopt(file: Path, config: dict[str, Any]) -> Stored:
     return Stored(content, metadata, companions)
 
 
-def usual_names(said: Mapping[str, object], special: Collection[str]) -> dict[str, str]:
-    """Key -> special token of the usual name, for each part that a configuration says nothing of."""
+def usual_names(said: Mapping[str, object], special: Collection[str], folder: Path) -> dict[str, str]:
+    """Key -> special token of the usual name, for each part that the configuration in `folder` says nothing of."""
     found: dict[str, str] = {}
     for role in ROLES.values():
         if not any(key in said for key in role.keys):
             found |= next(({key: token} for token, key in role.usual.items() if token in special), {})
+    if found:
+        listed = ", ".join(f"{key} {token}" for key, token in found.items())
+        log.info("%s does not name these, they are taken by their usual names: %s", folder, listed)
     return found
-
-
-def _listed(names: Mapping[str, str]) -> str:
-    return ", ".join(f"{key} {token}" for key, token in names.items())
 
 
 def _required(number: int | None, name: str, said: Mapping[str, object], folder: Path) -> int:

@@ -141,7 +141,7 @@ def _describe(proto: ModelProto, said: dict[str, Any], file: Path) -> Metadata:
     said = {
         f"{role}_token": getattr(trained, f"{role}_piece") for role, number in of_model.items() if number >= 0
     } | said
-    said |= usual_names(said, special)
+    said |= usual_names(said, special, file.parent)
     roles = {name: first_named([said.get(key) for key in role.keys], ids) for name, role in ROLES.items()}
     if roles["eos"] is None or unk is None:
         raise BadData(

@@ -199,10 +199,12 @@ def test_the_sentinels_of_mt5_are_found_in_tokenizer_json_alone(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [XLMRobertaTokenizer, MBartTokenizer])
-def test_a_bare_configuration_beside_tokenizer_json_brings_no_second_padding(tmp_path, kind):
+def test_a_bare_configuration_beside_tokenizer_json_brings_no_second_padding(tmp_path, kind, caplog):
     theirs = saved_by_transformers(kind, "sentencepiece.bpe.model", tmp_path / "theirs")
     (tmp_path / "theirs" / "tokenizer_config.json").write_text(json.dumps(BARE))
-    tokenizer_folder.write(import_tokenizer(tmp_path / "theirs"), tmp_path / "ours", {})
+    with caplog.at_level("INFO"):
+        tokenizer_folder.write(import_tokenizer(tmp_path / "theirs"), tmp_path / "ours", {})
+    assert "taken by their usual names: pad_token <pad>, mask_token <mask>" in caplog.text
     v, fast = Tokenizer.load(tmp_path / "ours").vocabulary, AutoTokenizer.from_pretrained(tmp_path / "ours")
     assert (v.size, v.bos, v.pad, v.eos, v.unk, v.mask) == (len(theirs), 0, 1, 2, 3, theirs.mask_token_id)
     assert (fast.pad_token_id, fast.mask_token_id) == (1, theirs.mask_token_id)
