@@ -20,6 +20,7 @@ from typing import NamedTuple
 import pytest
 import torch
 import yaml
+from tokenizers import Tokenizer as Library
 from torch import Tensor
 
 from megas2s.engine.local import LocalEngine
@@ -28,6 +29,8 @@ from megas2s.models.weights import open_weights
 from megas2s.pretrain import pretrain
 from megas2s.recipe import Recipe
 from megas2s.spec import parse
+
+from .small_tokenizers import KINDS
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "launch" / "sample_corpus"
@@ -126,6 +129,12 @@ def unflushed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], set[str]]:
 
     monkeypatch.setattr(os, "fsync", watched)
     return lambda folder: {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not flushed(path)}
+
+
+@pytest.fixture(scope="session")
+def small_tokenizer() -> Callable[[str], tuple[Library, dict[str, str]]]:
+    """`small_tokenizer("roberta")`, "bert" or "t5": one as others make it, and the names of its tokens' roles."""
+    return lambda kind: KINDS[kind]()
 
 
 @pytest.fixture(scope="session")

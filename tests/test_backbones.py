@@ -13,56 +13,12 @@ import pytest
 import torch
 import transformers
 import yaml
-from tokenizers import Tokenizer as Library
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from megas2s.models.weights import open_weights
 from megas2s.tokenizer.load import Tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "launch" / "sample_corpus" / "en.txt"
-
-
-def bpe() -> tuple[Library, dict[str, str]]:
-    library = Library(models.BPE(unk_token="<unk>"))
-    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    library.decoder = decoders.ByteLevel()
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    library.train(
-        [str(SAMPLE)],
-        trainers.BpeTrainer(vocab_size=500, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
-    )
-    library.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
-    roles = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>", "unk_token": "<unk>"}
-    return library, {**roles, "pad_token": "<pad>", "mask_token": "<mask>"}
-
-
-def wordpiece() -> tuple[Library, dict[str, str]]:
-    library = Library(models.WordPiece(unk_token="[UNK]"))
-    library.normalizer = normalizers.BertNormalizer(lowercase=True)
-    library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    library.decoder = decoders.WordPiece()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    library.train([str(SAMPLE)], trainers.WordPieceTrainer(vocab_size=500, special_tokens=special, show_progress=False))
-    library.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    roles = {"cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]", "pad_token": "[PAD]"}
-    return library, {**roles, "mask_token": "[MASK]"}
-
-
-def unigram() -> tuple[Library, dict[str, str]]:
-    library = Library(models.Unigram())
-    library.pre_tokenizer = pre_tokenizers.Metaspace()
-    library.decoder = decoders.Metaspace()
-    special = ["<pad>", "</s>", "<unk>", *(f"<extra_id_{n}>" for n in range(9, -1, -1))]
-    library.train(
-        [str(SAMPLE)],
-        trainers.UnigramTrainer(vocab_size=500, special_tokens=special, unk_token="<unk>", show_progress=False),
-    )
-    library.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return library, {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
 
 
 BART = {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4}
@@ -73,11 +29,11 @@ STILL = dict.fromkeys(("dropout", "attention_dropout", "ffn_dropout", "output_dr
 DENOISING = {"name": "denoising", "noise": "delete"}
 E2S2 = {"name": "e2s2", "contrast": {"group": 4}}
 KINDS = {
-    "bart": (bpe, "BartForConditionalGeneration", BART, DENOISING | {"noise": "mask"}),
-    "t5": (unigram, "T5ForConditionalGeneration", {**T5, "feed_forward_proj": "gated-gelu"}, DENOISING),
-    "bart_e2s2": (bpe, "BartForConditionalGeneration", BART, E2S2),
-    "t5_e2s2": (unigram, "T5ForConditionalGeneration", T5, E2S2 | {"base": {"name": "span_corruption"}}),
-    "bert": (wordpiece, "BertForMaskedLM", {**BERT, "max_position_embeddings": 64}, {"name": "mlm"}),
+    "bart": ("roberta", "BartForConditionalGeneration", BART, DENOISING | {"noise": "mask"}),
+    "t5": ("t5", "T5ForConditionalGeneration", {**T5, "feed_forward_proj": "gated-gelu"}, DENOISING),
+    "bart_e2s2": ("roberta", "BartForConditionalGeneration", BART, E2S2),
+    "t5_e2s2": ("t5", "T5ForConditionalGeneration", T5, E2S2 | {"base": {"name": "span_corruption"}}),
+    "bert": ("bert", "BertForMaskedLM", {**BERT, "max_position_embeddings": 64}, {"name": "mlm"}),
 }
 
 
@@ -92,11 +48,11 @@ def tool(script) -> Callable[..., str]:
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def prepared(request: pytest.FixtureRequest, tool, tmp_path_factory):
+def prepared(request: pytest.FixtureRequest, tool, small_tokenizer, tmp_path_factory):
     """A folder of transformers, imported; a corpus by its tokenizer; a recipe of one stage that goes on from there."""
-    make_tokenizer, kind, sizes, objective = KINDS[request.param]
+    tokenizer_kind, kind, sizes, objective = KINDS[request.param]
     folder = tmp_path_factory.mktemp(request.param)
-    library, roles = make_tokenizer()
+    library, roles = small_tokenizer(tokenizer_kind)
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=library, **roles)
     tokenizer.save_pretrained(folder / "theirs")
     eos = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id

@@ -40,6 +40,8 @@ def main() -> None:
         cli.print_settings(given)
         return
 
+    import logging
+
     from megas2s import files, hub
     from megas2s.convert import hf, source
     from megas2s.convert.export import require_replaceable
@@ -48,6 +50,8 @@ def main() -> None:
     from megas2s.models.weights import save_weights
     from megas2s.tokenizer import folder as tokenizer_folder
 
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("megas2s").setLevel(logging.INFO)
     kind = "imported weights"
     out = Path(given.out)
     folder = hub.folder_of(given.folder, [*hub.WEIGHTS, *hub.TOKENIZER, *(hub.PICKLED if given.allow_pickle else ())])
@@ -55,10 +59,11 @@ def main() -> None:
     found = incoming(folder, settings, allow_pickle=given.allow_pickle)
     if require_replaceable(out, kind=kind) and not given.overwrite:
         raise BadConfig(f"{out} exists; add --overwrite to replace it, or name another folder")
-    metadata = dict(found.metadata)
+    metadata, notes = dict(found.metadata), found.notes
     tokenizer = None if given.no_tokenizer else source.read_tokenizer(folder)
     if tokenizer is not None:
-        source.check_vocabulary(tokenizer, folder, found.config)
+        tokenizer, changed = source.fitting(tokenizer, folder, found.config)
+        notes = [*notes, *changed]
         source.check_special_tokens(tokenizer, folder, settings)
         metadata["tokenizer"] = tokenizer.fingerprint
     if given.dry_run:
@@ -70,7 +75,7 @@ def main() -> None:
     if tokenizer is not None:
         tokenizer_folder.write(tokenizer, temporary / source.TOKENIZER, {"settings": {"import": folder.name}})
     files.publish(temporary, out, {"kind": kind, "from": folder.name})
-    for note in found.notes:
+    for note in notes:
         print(f"note: {note}")
     describe(out, found.config, tokenizer)
 

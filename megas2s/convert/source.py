@@ -24,6 +24,7 @@ from megas2s.spec import read_yaml
 from megas2s.tokenizer import folder as tokenizer_folder
 from megas2s.tokenizer.folder import Stored
 from megas2s.tokenizer.importing import import_tokenizer
+from megas2s.tokenizer.trimming import trimmed
 
 RECIPE, STATE = "recipe.yaml", "state.json"
 WEIGHTS, CHECKPOINTS = "weights", "checkpoints"
@@ -135,6 +136,18 @@ def check_vocabulary(stored: Stored, folder: Path, config: ModelConfig) -> None:
             f"the tokenizer {folder} has {tokenizer.size} ids and pad {tokenizer.pad}, the model {config.vocab_size} "
             f"and pad {config.pad_id}; they do not belong together"
         )
+
+
+def fitting(stored: Stored, folder: Path, config: ModelConfig) -> tuple[Stored, list[str]]:
+    """The tokenizer as a model's embedding table has room for it, and what a person should know of that."""
+    rows = config.vocab_size
+    cut = trimmed(stored, rows) if stored.metadata.size > rows else None
+    if cut is None:
+        check_vocabulary(stored, folder, config)
+        return stored, []
+    check_vocabulary(cut.tokenizer, folder, config)
+    names = ", ".join(cut.lost)
+    return cut.tokenizer, [f"the model's table has {rows} rows and none for {names}; the tokenizer goes on without"]
 
 
 def check_special_tokens(stored: Stored, folder: Path, settings: Mapping[str, object]) -> None:

@@ -63,8 +63,13 @@ class ObjectiveMixture(Plain):
         return tuple(f"{name}_{index}" if names.count(name) > 1 else name for index, name in enumerate(names))
 
     def window_size(self, shape: Shape) -> int:
-        """The smallest window among the parts."""
-        return min(part.objective.window_size(shape) for part in self.parts)
+        """The smallest window among the parts. A sentinel that opens sources in one part is no span's in another."""
+        objectives = [part.objective for part in self.parts]
+        denoisers = [objective for objective in objectives if isinstance(objective, SpanCorruption)]
+        modes = max((denoiser.modes for denoiser in denoisers), default=0)
+        sizes = [denoiser.window_size(shape, modes=modes) for denoiser in denoisers]
+        sizes += [objective.window_size(shape) for objective in objectives if not isinstance(objective, SpanCorruption)]
+        return min(sizes)
 
     def row_lengths(self, tokens: int, shape: Shape) -> RowLengths:
         """Room for the longest rows among the parts."""

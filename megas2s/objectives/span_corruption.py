@@ -14,11 +14,14 @@ The denoisers of UL2 (Tay et al. 2023, section 3.1) are values of this one, seve
     X    noise_density 0.5, or mean_span_length 32 and more
     S    placement: end, one span that ends the window
 
-`mode` puts a token before the source that says which one it is: a sentinel counted from the last, which no span takes.
+`mode` puts a token before the source that says which one it is: a sentinel counted from the last. No span takes it, in
+no denoiser of a mixture.
 """
 
 from __future__ import annotations
 
+import functools
+import logging
 from typing import Literal
 
 import numpy as np
@@ -27,6 +30,8 @@ from megas2s.objectives.base import Example, RowLengths, Shape
 from megas2s.objectives.noise import framed, span_counts, teacher_forced
 from megas2s.objectives.teacher_forced import TeacherForced
 from megas2s.spec import spec
+
+log = logging.getLogger(__name__)
 
 
 @spec
@@ -47,19 +52,29 @@ class SpanCorruption(TeacherForced):
         if self.mode is not None and self.mode < 0:
             raise ValueError(f"mode must not be negative, got {self.mode}")
 
-    def window_size(self, shape: Shape) -> int:
-        """The most tokens whose source and target fit, and whose spans the tokenizer has sentinels for."""
-        sentinels = max(0, len(shape.vocabulary.sentinels) - (0 if self.mode is None else self.mode + 1))
+    @property
+    def modes(self) -> int:
+        """How many of the last sentinels open sources, as far as one denoiser knows."""
+        return 0 if self.mode is None else self.mode + 1
+
+    def window_size(self, shape: Shape, *, modes: int = 0) -> int:
+        """The most tokens whose source and target fit, and whose spans the tokenizer has sentinels for.
+
+        `modes` of the last sentinels open sources in the mixture around this denoiser.
+        """
+        sentinels = max(0, len(shape.vocabulary.sentinels) - max(modes, self.modes))
         longest = int(min(shape.source_length / (1 - self.noise_density), shape.target_length / self.noise_density)) + 2
-        needed = 0
+        needed = fitting = 0
         for tokens in range(longest, 1, -1):
             noised, spans = self.spans(tokens)
             source, target, _ = self.row_lengths(tokens, shape)
             if source > shape.source_length or target > shape.target_length or not 0 < noised < tokens:
                 continue
             if spans <= sentinels:
+                if fitting:
+                    _announce(tokens, fitting, sentinels)
                 return tokens
-            needed = spans
+            needed, fitting = spans, max(fitting, tokens)
         if needed:
             raise ValueError(
                 f"objective span_corruption needs {needed} sentinels for the shortest windows, and the tokenizer has "
@@ -100,6 +115,14 @@ class SpanCorruption(TeacherForced):
             "decoder_input_ids": teacher_forced(labels, shape.start),
             "labels": labels,
         }
+
+
+@functools.cache  # every rank and every tool asks for the window more than once
+def _announce(tokens: int, fitting: int, sentinels: int) -> None:
+    log.info(
+        "span_corruption: %d sentinels for spans allow windows of %d tokens, rows have room for %d; a tokenizer with "
+        "more sentinels fills them", sentinels, tokens, fitting,
+    )  # fmt: skip
 
 
 def pieces(rng: np.random.Generator, total: int, count: int) -> np.ndarray:

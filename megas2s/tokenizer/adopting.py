@@ -1,29 +1,45 @@
 """A `tokenizer.json` that is no SentencePiece model's twin, taken as it is: byte-level BPE, WordPiece, Unigram.
 
-Which token plays which part is read from `tokenizer_config.json` and `special_tokens_map.json`. BERT's `[CLS]` and
-`[SEP]` open and close a row, so they are its first and its last token here.
+Which token plays which part is read from `tokenizer_config.json` and `special_tokens_map.json`. Published tokenizers
+of BERT, RoBERTa, BART and ELECTRA leave that to the code that reads them; a part that is not named goes to the special
+token of its usual name. BERT's `[CLS]` and `[SEP]` open and close a row, so they are its first and its last token here.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
 
 from megas2s.errors import BadData
 from megas2s.tokenizer.folder import CLM, CONFIG, DOC, SPECIAL, Metadata, Stored
 
+log = logging.getLogger(__name__)
+
 LANGUAGE = re.compile(r"[a-z]{2,3}_(?:[A-Z]{2}|[A-Z][a-z]{3})")  # en_XX of MBart, eng_Latn of NLLB
-SENTINEL = re.compile(r"<(?:extra_id|sentinel)_(\d+)>")
+SENTINEL = re.compile(r"▁?<(?:extra_id|sentinel)_(\d+)>")  # of mT5 with the mark of a word before it
 KINDS = ("BPE", "WordPiece", "Unigram")
-NEEDED = {  # their names, of which the first that is there counts, and what the token is for
-    "pad": (("pad_token",), "fills rows up"),
-    "eos": (("eos_token", "sep_token"), "ends every row"),
-    "unk": (("unk_token",), "stands for what it does not know"),
+
+
+class Role(NamedTuple):
+    """A part that a token plays."""
+
+    keys: tuple[str, ...]  # its names in tokenizer_config.json, of which the first that has a token counts
+    usual: dict[str, str]  # what published tokenizers call such a token, and the key that they would name it by
+    what_for: str | None = None  # for parts that every tokenizer here has
+
+
+ROLES = {
+    "pad": Role(("pad_token",), {"<pad>": "pad_token", "[PAD]": "pad_token"}, "fills rows up"),
+    "eos": Role(("eos_token", "sep_token"), {"</s>": "eos_token", "[SEP]": "sep_token"}, "ends every row"),
+    "unk": Role(("unk_token",), {"<unk>": "unk_token", "[UNK]": "unk_token"}, "stands for what it does not know"),
+    "bos": Role(("bos_token", "cls_token"), {"<s>": "bos_token", "[CLS]": "cls_token"}),
+    "mask": Role(("mask_token",), {"<mask>": "mask_token", "[MASK]": "mask_token"}),
 }
 
 
@@ -36,14 +52,16 @@ def adopt(file: Path, config: dict[str, Any]) -> Stored:
     except Exception as error:  # the library raises nothing narrower
         reason = " ".join(str(error).split())
         raise BadData(f"{file} is no tokenizer that the tokenizers library reads ({reason}); restore it") from None
-    kind = described["model"].get("type")
+    kind = type(tokenizer.model).__name__  # files of 2020 do not say it
     if kind not in KINDS:
         raise BadData(f"{file} is of type {kind}; tokenizers here are {', '.join(KINDS)}, bring another")
     ids = tokenizer.get_vocab(with_added_tokens=True)
     said = read_json(file.parent / SPECIAL) | config
-    needed = {name: first_named([said.get(key) for key in keys], ids) for name, (keys, _) in NEEDED.items()}
-    pad, eos, unk = (_required(needed[name], name, file.parent) for name in NEEDED)
     special = {added["content"] for added in described.get("added_tokens", []) if added.get("special")}
+    usual = usual_names(said, special, file.parent)
+    said |= usual
+    roles = {name: first_named([said.get(key) for key in role.keys], ids) for name, role in ROLES.items()}
+    pad, eos, unk = (_required(roles[name], name, said, file.parent) for name in ("pad", "eos", "unk"))
     metadata = Metadata(
         kind="fast",
         normalization="model",
@@ -52,38 +70,68 @@ def adopt(file: Path, config: dict[str, Any]) -> Stored:
         doc=ids[DOC] if DOC in special else None,
         clm=ids[CLM] if CLM in special else None,
         languages={name: ids[name] for name in sorted(special) if LANGUAGE.fullmatch(name)},
-        sentinels=sentinels(special, ids),
+        sentinels=sentinels(ids if kind == "Unigram" else special, ids),
         training={},
         pad=pad,
         eos=eos,
         unk=unk,
-        bos=first_named([said.get("bos_token"), said.get("cls_token")], ids),
-        mask=named(said.get("mask_token"), ids),
+        bos=roles["bos"],
+        mask=roles["mask"],
         begin=opening(content.decode("utf-8")),
     )
     names = [name for name in (CONFIG, SPECIAL) if (file.parent / name).is_file()]
     companions = {name: (file.parent / name).read_text(encoding="utf-8") for name in names}
-    companions.setdefault(CONFIG, json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}) + "\n")
+    if usual or CONFIG not in companions:
+        named_here = {"tokenizer_class": "PreTrainedTokenizerFast", **config, **usual}
+        companions[CONFIG] = json.dumps(named_here, indent=2, ensure_ascii=False) + "\n"
     return Stored(content, metadata, companions)
 
 
-def _required(number: int | None, role: str, folder: Path) -> int:
-    if number is None:
-        keys, what_for = NEEDED[role]
-        raise BadData(
-            f"{folder} names no {' or '.join(keys)}, the token that {what_for}; name one of its vocabulary in {CONFIG}"
-        )
-    return number
+def usual_names(said: Mapping[str, object], special: Collection[str], folder: Path) -> dict[str, str]:
+    """Key -> special token of the usual name, for each part that the configuration in `folder` says nothing of."""
+    found: dict[str, str] = {}
+    for role in ROLES.values():
+        if not any(key in said for key in role.keys):
+            found |= next(({key: token} for token, key in role.usual.items() if token in special), {})
+    if found:
+        listed = ", ".join(f"{key} {token}" for key, token in found.items())
+        log.info("%s does not name these, they are taken by their usual names: %s", folder, listed)
+    return found
+
+
+def _required(number: int | None, name: str, said: Mapping[str, object], folder: Path) -> int:
+    if number is not None:
+        return number
+    role = ROLES[name]
+    if wrong := [f"{key} {said[key]!r}" for key in role.keys if said.get(key) is not None]:
+        found = f"its vocabulary lacks {' and '.join(wrong)}"
+    elif any(key in said for key in role.keys):
+        found = "they say null"
+    else:
+        found = f"no special token is called {' or '.join(role.usual)}"
+    raise BadData(
+        f"{folder} names no {' or '.join(role.keys)} that is there, the token that {role.what_for} ({found}); name one "
+        f"of its vocabulary in {CONFIG}"
+    )
 
 
 def opening(fast: str) -> int | None:
-    """The id that a `tokenizer.json` puts before the text of a row, None where it puts none or several."""
+    """The id that a `tokenizer.json` puts before the text of a row, None where it puts none or several.
+
+    A language's tag, which MBart-50 puts there, differs from row to row and is none of a tokenizer's own.
+    """
     tokenizer = Tokenizer.from_str(fast)
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
     around, alone = (tokenizer.encode("a", add_special_tokens=specials).ids for specials in (True, False))
-    for start in range(len(around) - len(alone) + 1):
-        if around[start : start + len(alone)] == alone:
-            return around[0] if start == 1 else None
-    return None
+    places = range(len(around) - len(alone) + 1)
+    if next((place for place in places if around[place : place + len(alone)] == alone), 0) != 1:
+        return None
+    begin = tokenizer.id_to_token(around[0])
+    if begin is not None and LANGUAGE.fullmatch(begin):
+        log.info("%s, a language's tag, opens rows in transformers; rows here open without one", begin)
+        return None
+    return around[0]
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -110,6 +158,6 @@ def named(token: object, ids: dict[str, int]) -> int | None:
 
 
 def sentinels(special: Iterable[str], ids: dict[str, int]) -> list[int]:
-    """The ids of a vocabulary's sentinels, the first one first."""
-    found = sorted((int(match[1]), ids[name]) for name in special if (match := SENTINEL.fullmatch(name)))
-    return [number for _, number in found]
+    """The ids of a vocabulary's sentinels, the first one first; of two names of one, that without a mark counts."""
+    found = {int(match[1]): ids[name] for name in sorted(special, reverse=True) if (match := SENTINEL.fullmatch(name))}
+    return [number for _, number in sorted(found.items())]

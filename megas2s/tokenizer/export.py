@@ -1,6 +1,6 @@
 """The files that let `transformers.AutoTokenizer.from_pretrained(folder)` load our tokenizer.
 
-For every text the ids are ours and `</s>` at the end. What makes that so:
+For every text the ids are ours and `</s>` at the end, and XLM-R's `<s>` at the head. What makes that so:
 
 - scores are rounded (train.SCORE_GRID), so that float32 and float64 rank segmentations alike;
 - our normalisation and the space at the head of each line are steps of its normaliser;
@@ -67,9 +67,14 @@ def _fast_tokenizer(proto: ModelProto, metadata: Metadata) -> Tokenizer:
     if proto.normalizer_spec.add_dummy_prefix:
         steps.append(decoders.Strip(" ", 1, 0))
     tokenizer.decoder = decoders.Sequence(steps)
+    opens = [] if metadata.begin is None else [proto.pieces[metadata.begin].piece]
     eos = proto.pieces[metadata.eos].piece
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"$A {eos}", pair=f"$A {eos} $B {eos}", special_tokens=[(eos, metadata.eos)]
+        single=[*opens, "$A", eos],
+        pair=[*opens, "$A", eos, "$B", eos],
+        special_tokens=[
+            (proto.pieces[number].piece, number) for number in (metadata.begin, metadata.eos) if number is not None
+        ],
     )
     mask = metadata.mask
     tokenizer.add_special_tokens(

@@ -28,10 +28,12 @@ class Fast:
     def __init__(self, stored: Stored) -> None:
         whole = Tokenizer.from_str(stored.model.decode())
         described: dict[str, Any] = json.loads(stored.model)
+        kind = type(whole.model).__name__  # BPE, WordPiece, Unigram
         size, metadata = stored.metadata.size, stored.metadata
         self.pieces = [whole.id_to_token(number) or f"[unused_{number}]" for number in range(size)]
         special = {added["content"] for added in described.get("added_tokens", []) if added.get("special")}
-        self._tokenizer = _deaf_unigram(described, special) if described["model"]["type"] == "Unigram" else whole
+        special |= {self.pieces[number] for number in metadata.sentinels}  # mT5's are pieces like any other
+        self._tokenizer = _deaf_unigram(described, special) if kind == "Unigram" else whole
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._tokenizer.encode_special_tokens = True
@@ -41,7 +43,7 @@ class Fast:
         self.special |= np.array([piece in special for piece in self.pieces])
         meaningful = [UNUSED.fullmatch(piece) is None for piece in self.pieces]
         self.ordinary = ~self.special & np.array(meaningful)
-        self.surfaces = surfaces(self.pieces, described["model"]["type"])
+        self.surfaces = surfaces(self.pieces, kind)
 
     def normalise(self, text: str) -> str:
         """The text itself: the model's rule is inside it."""
@@ -61,7 +63,7 @@ class Fast:
 
 def _deaf_unigram(described: dict[str, Any], special: set[str]) -> Tokenizer:
     """The same tokenizer without ears for special tokens: a Unigram model would match them in text like any piece."""
-    model, plain = described["model"], [added for added in described["added_tokens"] if not added.get("special")]
+    model, plain = described["model"], [added for added in described["added_tokens"] if added["content"] not in special]
     renamed = [
         [f"{NOWHERE}{n}" if piece in special else piece, score] for n, (piece, score) in enumerate(model["vocab"])
     ]

@@ -4,8 +4,8 @@
     a transformers folder with `tokenizer.json` and no such model          `adopting.py`
 
 A transformers tokenizer may number its pieces differently from its SentencePiece model (XLM-R and MBart do) and add
-tokens to it (T5's sentinels). Its numbering is read from `tokenizer.json` or `tokenizer_config.json`, and the model is
-rewritten in that order, so that here too the position of a piece is its id.
+tokens to it (T5's sentinels). `numbering.py` finds its ids, and the model is rewritten in their order, so that here too
+the position of a piece is its id.
 """
 
 from __future__ import annotations
@@ -20,14 +20,24 @@ from sentencepiece import SentencePieceProcessor
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from megas2s.errors import BadData
-from megas2s.tokenizer.adopting import LANGUAGE, adopt, named, opening, read_json, sentinels
+from megas2s.tokenizer import numbering
+from megas2s.tokenizer.adopting import (
+    LANGUAGE,
+    ROLES,
+    SENTINEL,
+    adopt,
+    first_named,
+    opening,
+    read_json,
+    sentinels,
+    usual_names,
+)
 from megas2s.tokenizer.export import companions, configuration
-from megas2s.tokenizer.folder import CLM, CONFIG, DOC, FAST, METADATA, PAD, Metadata, Stored
+from megas2s.tokenizer.folder import CLM, CONFIG, DOC, FAST, METADATA, PAD, SPECIAL, Metadata, Stored
 
 log = logging.getLogger(__name__)
 
-MODEL_NAMES = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "sentencepiece.model", "spm.model")
-RENUMBERED = ("XLMRoberta", "MBart", "Camembert", "Barthez", "XGLM", "Nllb", "Pegasus", "BigBirdPegasus", "Fairseq")
+MODEL_NAMES = ("spiece.model", numbering.FAIRSEQ_FILE, "tokenizer.model", "sentencepiece.model", "spm.model")
 Piece = ModelProto.SentencePiece
 
 
@@ -39,13 +49,15 @@ def import_tokenizer(path: Path) -> Stored:
     proto = _read_model(file)
     config = read_json(file.parent / CONFIG)
     fast = read_json(file.parent / FAST)
-    numbered = _numbering(proto, config, fast, file.parent)
-    if numbered is not None:
+    kind = numbering.kind_of(config, read_json(file.parent / numbering.SETTINGS))
+    own = [piece.piece for piece in proto.pieces]
+    numbered = numbering.by_file(fast, file.parent) if fast else numbering.by_rule(file, own, kind, config)
+    if numbered != dict(enumerate(own)):
         proto = _renumber(proto, numbered)
     _hide_specials(proto, fast)
-    metadata = _describe(proto, config, file)
-    if fast:
-        metadata = dataclasses.replace(metadata, begin=opening(json.dumps(fast)))
+    metadata = _describe(proto, read_json(file.parent / SPECIAL) | config, file)
+    begin = opening(json.dumps(fast)) if fast else _id_of(numbering.opens_with(kind), proto)
+    metadata = dataclasses.replace(metadata, begin=begin)
     model = proto.SerializeToString(deterministic=True)
     if not fast:
         return Stored(model, metadata, companions(model, metadata))
@@ -74,29 +86,8 @@ def _read_model(file: Path) -> ModelProto:
     return ModelProto.FromString(content)
 
 
-def _numbering(proto: ModelProto, config: dict[str, Any], fast: dict[str, Any], folder: Path) -> dict[int, str] | None:
-    """Id -> piece as transformers counts, or None where it counts as the model does."""
-    own = {number: piece.piece for number, piece in enumerate(proto.pieces)}
-    if fast:
-        model = fast.get("model", {})
-        listed = model.get("vocab")
-        if isinstance(listed, list):
-            numbered = {number: entry[0] for number, entry in enumerate(listed)}
-        elif isinstance(listed, dict):
-            numbered = {number: piece for piece, number in listed.items()}
-        else:
-            raise BadData(f"{folder / FAST} is not the twin of a SentencePiece model (type {model.get('type')!r})")
-        numbered |= {added["id"]: added["content"] for added in fast.get("added_tokens", [])}
-        return None if numbered == own else numbered
-    added = {int(number): entry["content"] for number, entry in config.get("added_tokens_decoder", {}).items()}
-    name = str(config.get("tokenizer_class", ""))
-    moved = any(own.get(number, piece) != piece for number, piece in added.items())
-    if moved or (not added and name.startswith(RENUMBERED)):
-        raise BadData(
-            f"the tokenizer in {folder} ({name or 'unnamed'}) numbers its pieces differently from its SentencePiece "
-            "model and has no tokenizer.json to say how; load it with transformers and save it to get one"
-        )
-    return None if added.items() <= own.items() else own | added
+def _id_of(name: str | None, proto: ModelProto) -> int | None:
+    return next((number for number, piece in enumerate(proto.pieces) if piece.piece == name), None)
 
 
 def _renumber(proto: ModelProto, numbered: dict[int, str]) -> ModelProto:
@@ -119,10 +110,11 @@ def _renumber(proto: ModelProto, numbered: dict[int, str]) -> ModelProto:
 
 
 def _hide_specials(proto: ModelProto, fast: dict[str, Any]) -> None:
-    """What transformers calls special becomes a control symbol: text never produces it, whatever the model says."""
+    """What transformers calls special, and every sentinel, becomes a control symbol: text never produces it."""
     special = {added["content"] for added in fast.get("added_tokens", []) if added.get("special")}
     for piece in proto.pieces:
-        if piece.piece in special and piece.type in (Piece.NORMAL, Piece.USER_DEFINED):
+        hidden = piece.piece in special or SENTINEL.fullmatch(piece.piece)
+        if hidden and piece.type in (Piece.NORMAL, Piece.USER_DEFINED):
             piece.type = Piece.CONTROL
 
 
@@ -132,34 +124,30 @@ def _adopted(proto: ModelProto, metadata: Metadata, config: dict[str, Any], fast
     if all(added["content"] != pad for added in fast.get("added_tokens", [])):
         plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
         fast = {**fast, "added_tokens": [*fast.get("added_tokens", []), {"id": metadata.pad, "content": pad, **plain}]}
-    config = config or configuration(proto, metadata)
+    if "tokenizer_class" not in config:
+        config = {**configuration(proto, metadata), **config}
     return {
         FAST: json.dumps(fast, ensure_ascii=False),
         CONFIG: json.dumps({**config, "pad_token": pad}, indent=2, ensure_ascii=False) + "\n",
     }
 
 
-def _describe(proto: ModelProto, config: dict[str, Any], file: Path) -> Metadata:
+def _describe(proto: ModelProto, said: dict[str, Any], file: Path) -> Metadata:
     ids = {piece.piece: number for number, piece in enumerate(proto.pieces)}
     special = {name for name, number in ids.items() if proto.pieces[number].type == Piece.CONTROL}
     unk = next((number for number, piece in enumerate(proto.pieces) if piece.type == Piece.UNKNOWN), None)
     trained = proto.trainer_spec
-    roles = {
-        "bos": named(config.get("bos_token", trained.bos_piece if trained.bos_id >= 0 else None), ids),
-        "eos": named(config.get("eos_token", trained.eos_piece if trained.eos_id >= 0 else None), ids),
-        "pad": named(config.get("pad_token", trained.pad_piece if trained.pad_id >= 0 else None), ids),
-        "mask": named(config.get("mask_token", "<mask>" if "<mask>" in special else None), ids),
-    }
+    of_model = {"bos": trained.bos_id, "eos": trained.eos_id, "pad": trained.pad_id}
+    said = {
+        f"{role}_token": getattr(trained, f"{role}_piece") for role, number in of_model.items() if number >= 0
+    } | said
+    said |= usual_names(said, special, file.parent)
+    roles = {name: first_named([said.get(key) for key in role.keys], ids) for name, role in ROLES.items()}
     if roles["eos"] is None or unk is None:
         raise BadData(
             f"{file} has no end-of-sentence token or no unknown token; every row ends in one, so name another"
         )
-    pad = roles["pad"]
-    if pad is None:
-        pad = len(proto.pieces)
-        log.info("%s has no padding token; %s is added at the end, id %d", file, PAD, pad)
-        proto.pieces.add(piece=PAD, score=0.0, type=Piece.CONTROL)
-        proto.trainer_spec.vocab_size = len(proto.pieces)
+    pad = roles["pad"] if roles["pad"] is not None else _add_padding(proto, file)
     return Metadata(
         normalization="model",
         opens_lines=False,
@@ -175,3 +163,15 @@ def _describe(proto: ModelProto, config: dict[str, Any], file: Path) -> Metadata
         sentinels=sentinels(special, ids),
         training={},
     )
+
+
+def _add_padding(proto: ModelProto, file: Path) -> int:
+    if _id_of(PAD, proto) is not None:
+        raise BadData(
+            f"{file} holds a piece {PAD} and {CONFIG} does not make it the padding; name it there as pad_token"
+        )
+    pad = len(proto.pieces)
+    log.info("%s has no padding token; %s is added at the end, id %d", file, PAD, pad)
+    proto.pieces.add(piece=PAD, score=0.0, type=Piece.CONTROL)
+    proto.trainer_spec.vocab_size = len(proto.pieces)
+    return pad

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 
 from megas2s.errors import BadConfig
 from megas2s.labels import IGNORED
 from megas2s.objectives import Objective, ObjectiveMixture
+from megas2s.objectives.base import Shape
 from megas2s.rng import generator
 from megas2s.spec import parse, plain
 
-from .conftest import CLM_TOKEN
+from .conftest import CLM_TOKEN, make_vocabulary
 
 ALEXATM = {
     "name": "mixture",
@@ -53,6 +55,27 @@ def test_windows_are_the_smallest_and_rows_the_longest_among_the_parts(alexatm, 
         denoising.row_lengths(63, shape).target,
         False,
     )
+
+
+@pytest.mark.parametrize("modes", [(0, 2), (0, None, 2), (1, 0, 2), (None, 0)])
+def test_a_token_that_opens_sources_in_one_denoiser_is_no_span_s_in_another(modes, make_tokens):
+    """The last one has a span alone, so that its own mode is no bound to it; the others take all the rest."""
+    sentinels = tuple(range(100, 128))
+    shape = Shape(make_vocabulary(sentinels=sentinels, ordinary=np.arange(8, 90, dtype=np.int32)), 96, 96)
+    many = {"name": "span_corruption", "noise_density": 0.5, "mean_span_length": 1.0}
+    parts = [{"share": 1, "objective": {**many, "mode": mode}} for mode in modes]
+    parts[-1]["objective"] |= {"placement": "end"}
+    mixture = parse(Objective, {"name": "mixture", "parts": parts}, source="recipe")
+    for_spans = list(sentinels[: -modes[-1] - 1])
+    tokens = mixture.window_size(shape)
+    for number in range(12):
+        example = mixture.corrupt(make_tokens(tokens, seed=number) % 80 + 8, generator(0, number), shape, number)
+        component = int(example["component"])
+        source = example["input_ids"].tolist()
+        assert modes[component] is None or source.pop(0) == sentinels[-1 - modes[component]]
+        expected = for_spans if component < len(modes) - 1 else [sentinels[0]]
+        assert [token for token in source if token in sentinels] == expected
+        assert [token for token in example["labels"].tolist() if token in sentinels] == expected
 
 
 def test_one_part_alone_keeps_its_full_rows(shape):

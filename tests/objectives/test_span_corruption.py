@@ -140,6 +140,19 @@ def test_windows_are_no_longer_than_sentinels_allow():
     assert objective.spans(tokens)[1] == len(SENTINELS) < objective.spans(tokens + 10)[1]
 
 
+def test_too_few_sentinels_for_full_rows_are_announced_once(caplog):
+    shape = Shape(vocabulary(sentinels=SENTINELS[:13]), 512, 512)
+    objective, without_bound = SpanCorruption(), Shape(vocabulary(sentinels=tuple(range(1000))), 512, 512)
+    with caplog.at_level("INFO"):
+        fitting = objective.window_size(without_bound)
+        assert not caplog.records
+        tokens = {objective.window_size(shape) for _ in range(3)}.pop()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"span_corruption: 13 sentinels for spans allow windows of {tokens} tokens, rows have room for {fitting}; a "
+        "tokenizer with more sentinels fills them"
+    ]
+
+
 @pytest.mark.parametrize("values", [{"noise_density": 1.0}, {"mean_span_length": 0.5}, {"mode": -1}])
 def test_bad_values_are_refused(values):
     with pytest.raises(ValueError, match=next(iter(values))):

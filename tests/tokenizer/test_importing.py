@@ -3,7 +3,7 @@ import json
 
 import pytest
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
-from transformers import AutoTokenizer, MBartTokenizer, T5Tokenizer, XLMRobertaTokenizer
+from transformers import AutoTokenizer, MBart50Tokenizer, MBartTokenizer, T5Tokenizer, XLMRobertaTokenizer
 
 from megas2s.errors import BadData
 from megas2s.tokenizer import folder as tokenizer_folder
@@ -91,11 +91,153 @@ def test_a_transformers_folder_keeps_the_numbers_of_transformers(tmp_path, kind,
         assert v.sentinels == tuple(theirs.convert_tokens_to_ids(f"<extra_id_{n}>") for n in range(100))
 
 
-def test_a_renumbered_tokenizer_without_its_numbers_is_refused(tmp_path):
-    (tmp_path / "sentencepiece.bpe.model").write_bytes(model())
-    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "XLMRobertaTokenizer"}')
-    with pytest.raises(BadData, match="numbers its pieces differently"):
-        Tokenizer.load(tmp_path)
+BARE = {"model_max_length": 512}  # what many published folders have for a tokenizer_config.json
+RULES = {
+    "xlm-r": (XLMRobertaTokenizer, BARE, {"model_type": "xlm-roberta"}),
+    "xlm-r by its class": (XLMRobertaTokenizer, {"tokenizer_class": "XLMRobertaTokenizerFast"}, {}),
+    "mbart": (MBartTokenizer, BARE, {"model_type": "mbart"}),
+    "mbart-50": (MBart50Tokenizer, BARE, {"model_type": "mbart", "tokenizer_class": "MBart50Tokenizer"}),
+}
+
+
+def published(folder, name, content, config, settings):
+    """A folder with a SentencePiece model and no tokenizer.json."""
+    folder.mkdir()
+    (folder / name).write_bytes(content)
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(settings))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_model_of_fairseq_without_tokenizer_json_is_numbered_as_transformers_numbers_it(tmp_path, rule):
+    kind, config, settings = RULES[rule]
+    plain = {"normalization_rule_name": "identity"} if kind is MBartTokenizer else {}  # theirs forgets the model's rule
+    published(tmp_path / "theirs", "sentencepiece.bpe.model", model(**plain), config, settings)
+    theirs = kind.from_pretrained(tmp_path / "theirs")
+    tokenizer_folder.write(import_tokenizer(tmp_path / "theirs"), tmp_path / "ours", {})
+    tokenizer, fast = Tokenizer.load(tmp_path / "ours"), AutoTokenizer.from_pretrained(tmp_path / "ours")
+    v = tokenizer.vocabulary
+    assert [tokenizer.piece(number) for number in range(v.size)] == theirs.convert_ids_to_tokens(range(len(theirs)))
+    assert (v.bos, v.pad, v.eos, v.unk, v.mask) == (0, 1, 2, 3, len(theirs) - 1)
+    assert v.begin == (0 if kind is XLMRobertaTokenizer else None)
+    assert len(v.languages) == {XLMRobertaTokenizer: 0, MBartTokenizer: 25, MBart50Tokenizer: 52}[kind]
+    for text in TEXTS.values():
+        ids = theirs(text, add_special_tokens=False)["input_ids"]
+        assert tokenizer.encode(text).tolist() == ids == fast(text, add_special_tokens=False)["input_ids"]
+        assert fast(text)["input_ids"] == ([0, *ids, 2] if kind is XLMRobertaTokenizer else [*ids, 2])
+    if kind is XLMRobertaTokenizer:
+        assert fast(TEXTS["en"])["input_ids"] == theirs(TEXTS["en"])["input_ids"]
+
+
+SENTINELS = [f"<extra_id_{number}>" for number in range(5)]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        BARE,
+        {"extra_ids": 5},
+        {"extra_ids": 0},
+        {"extra_ids": 5, "additional_special_tokens": SENTINELS},
+        {"extra_ids": 5, "additional_special_tokens": [*SENTINELS, "<another>"]},
+        {"extra_ids": 0, "additional_special_tokens": None},
+    ],
+)
+def test_the_sentinels_of_a_t5_without_tokenizer_json_are_those_of_transformers(tmp_path, config):
+    published(tmp_path / "theirs", "spiece.model", model(**T5), config, {"model_type": "t5"})
+    theirs, tokenizer = T5Tokenizer.from_pretrained(tmp_path / "theirs"), Tokenizer.load(tmp_path / "theirs")
+    v = tokenizer.vocabulary
+    assert [tokenizer.piece(number) for number in range(v.size)] == theirs.convert_ids_to_tokens(range(len(theirs)))
+    count = config.get("extra_ids", 100)
+    assert v.sentinels == tuple(theirs.convert_tokens_to_ids(f"<extra_id_{n}>") for n in range(count))
+    for text in TEXTS.values():
+        assert tokenizer.encode(text).tolist() == theirs(text, add_special_tokens=False)["input_ids"]
+    assert not {*v.sentinels} & {*tokenizer.encode("a <extra_id_0> b <extra_id_1> <another>").tolist()}
+
+
+def test_extra_ids_that_are_no_number_are_refused(tmp_path):
+    published(tmp_path / "x", "spiece.model", model(**T5), {"extra_ids": "many"}, {"model_type": "t5"})
+    with pytest.raises(BadData, match="has extra_ids 'many'; name how many sentinels there are"):
+        Tokenizer.load(tmp_path / "x")
+
+
+@pytest.mark.parametrize("config", [BARE, {"extra_ids": 0, "additional_special_tokens": None}])
+def test_the_sentinels_of_mt5_are_pieces_that_no_text_produces(tmp_path, config):
+    own = [f"▁<extra_id_{number}>" for number in range(4, -1, -1)]
+    content = model(**T5, user_defined_symbols=own)
+    published(tmp_path / "theirs", "spiece.model", content, config, {"model_type": "mt5"})
+    theirs = SentencePieceProcessor(model_proto=content)
+    tokenizer_folder.write(import_tokenizer(tmp_path / "theirs"), tmp_path / "ours", {})
+    tokenizer, fast = Tokenizer.load(tmp_path / "ours"), AutoTokenizer.from_pretrained(tmp_path / "ours")
+    v = tokenizer.vocabulary
+    assert v.size == theirs.get_piece_size()
+    assert v.sentinels == tuple(theirs.piece_to_id(f"▁<extra_id_{number}>") for number in range(5))
+    written = "a <extra_id_0> b<extra_id_1>"
+    assert set(v.sentinels) & set(theirs.encode(written)), "the model itself reads them in text"
+    assert not set(v.sentinels) & set(tokenizer.encode(written).tolist())
+    assert not set(v.sentinels) & set(v.ordinary.tolist())
+    for text in TEXTS.values():
+        assert tokenizer.encode(text).tolist() == theirs.encode(text) == fast(text)["input_ids"][:-1]
+
+
+def test_the_sentinels_of_mt5_are_found_in_tokenizer_json_alone(tmp_path):
+    """transformers 5 saves no SentencePiece model, and does not call these pieces special."""
+    own = [f"▁<extra_id_{number}>" for number in range(4, -1, -1)]
+    config = {"extra_ids": 0, "additional_special_tokens": None}
+    content = model(**T5, user_defined_symbols=own)
+    published(tmp_path / "theirs", "spiece.model", content, config, {"model_type": "mt5"})
+    theirs = T5Tokenizer.from_pretrained(tmp_path / "theirs")
+    theirs.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved" / "spiece.model").exists()
+    tokenizer = Tokenizer.load(tmp_path / "saved")
+    v = tokenizer.vocabulary
+    assert v.sentinels == tuple(theirs.convert_tokens_to_ids(f"▁<extra_id_{number}>") for number in range(5))
+    assert not set(v.sentinels) & set(tokenizer.encode("a <extra_id_0> b<extra_id_1>").tolist())
+    assert not set(v.sentinels) & set(v.ordinary.tolist())
+    for text in TEXTS.values():
+        assert tokenizer.encode(text).tolist() == theirs(text, add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize("kind", [XLMRobertaTokenizer, MBartTokenizer])
+def test_a_bare_configuration_beside_tokenizer_json_brings_no_second_padding(tmp_path, kind, caplog):
+    theirs = saved_by_transformers(kind, "sentencepiece.bpe.model", tmp_path / "theirs")
+    (tmp_path / "theirs" / "tokenizer_config.json").write_text(json.dumps(BARE))
+    with caplog.at_level("INFO"):
+        tokenizer_folder.write(import_tokenizer(tmp_path / "theirs"), tmp_path / "ours", {})
+    assert "taken by their usual names: pad_token <pad>, mask_token <mask>" in caplog.text
+    v, fast = Tokenizer.load(tmp_path / "ours").vocabulary, AutoTokenizer.from_pretrained(tmp_path / "ours")
+    assert (v.size, v.bos, v.pad, v.eos, v.unk, v.mask) == (len(theirs), 0, 1, 2, 3, theirs.mask_token_id)
+    assert (fast.pad_token_id, fast.mask_token_id) == (1, theirs.mask_token_id)
+
+
+def test_padding_that_text_can_produce_is_refused_until_it_is_named(tmp_path):
+    published(tmp_path / "x", "spiece.model", model(user_defined_symbols=["<pad>"]), {}, {})
+    with pytest.raises(BadData, match=r"holds a piece <pad> .*; name it there as pad_token"):
+        Tokenizer.load(tmp_path / "x")
+    (tmp_path / "x" / "tokenizer_config.json").write_text('{"pad_token": "<pad>"}')
+    assert Tokenizer.load(tmp_path / "x").piece(Tokenizer.load(tmp_path / "x").vocabulary.pad) == "<pad>"
+
+
+@pytest.mark.parametrize(
+    ("settings", "config", "trained", "sentence"),
+    [
+        ({}, {"tokenizer_class": "CamembertTokenizer"}, {}, "a CamembertTokenizer, numbers its pieces differently"),
+        ({"model_type": "m2m_100"}, BARE, {}, "a M2M100Tokenizer, numbers its pieces differently"),
+        ({}, BARE, {}, "of XLM-R, of MBart or of another kind.*put the config.json of its model there"),
+        ({"model_type": "mbart"}, BARE, T5, "begins with <pad>, </s>, <unk>, and a model of XLM-R or MBart with <unk>"),
+        ({"model_type": "mbart"}, BARE, {"user_defined_symbols": ["de_DE"]}, "holds de_DE, which a tokenizer of XLM-R"),
+        (
+            {"model_type": "xlm-roberta"},
+            {"added_tokens_decoder": {"5": {"content": "<mask>"}}},
+            {},
+            "a XLMRobertaTokenizer, numbers its pieces differently",
+        ),
+    ],
+)
+def test_numbers_that_are_not_known_are_refused(tmp_path, settings, config, trained, sentence):
+    published(tmp_path / "x", "sentencepiece.bpe.model", model(**trained), config, settings)
+    with pytest.raises(BadData, match=sentence):
+        Tokenizer.load(tmp_path / "x")
 
 
 def test_files_of_two_tokenizers_are_refused(tmp_path):

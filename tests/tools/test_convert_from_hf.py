@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+transformers = pytest.importorskip("transformers")
+
 from megas2s import files
-from megas2s.errors import BadConfig
+from megas2s.errors import BadConfig, BadData
 from megas2s.models.config import ModelConfig
 from megas2s.models.init import seeded
 from megas2s.models.parameters import canonical_parameters
@@ -92,6 +94,46 @@ def test_only_what_was_imported_is_replaced_and_only_when_told(call, weights, co
     for other in (weights, tmp_path / "file"):
         with pytest.raises(BadConfig, match="holds no imported weights of ours, so it is not replaced"):
             call(FROM, tmp_path / "hub", other, "--overwrite")
+
+
+@pytest.fixture
+def bart(small_tokenizer, tmp_path):
+    """A BART of transformers with a table of 500 rows; gives its folder with a tokenizer of one id more, `<late>`."""
+
+    def make(*, special):
+        library, roles = small_tokenizer("roberta")
+        (library.add_special_tokens if special else library.add_tokens)(["<late>"])
+        tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=library, **roles)
+        tokenizer.save_pretrained(tmp_path / "theirs")
+        sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2}
+        sizes |= {"decoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+        ids = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 2}
+        settings = transformers.BartConfig(vocab_size=500, max_position_embeddings=32, **sizes, **ids)
+        transformers.BartForConditionalGeneration(settings).save_pretrained(tmp_path / "theirs")
+        return tmp_path / "theirs"
+
+    return make
+
+
+def test_special_tokens_beyond_the_model_s_table_are_left_behind_aloud(call, bart, tmp_path):
+    """As of bart-large-cnn, whose `<mask>` has no row."""
+    said = call(FROM, bart(special=True), tmp_path / "out")
+    assert "note: the model's table has 500 rows and none for <late>; the tokenizer goes on without" in said
+    assert Tokenizer.load(tmp_path / "out" / "tokenizer").vocabulary.size == 500
+    files.verify(tmp_path / "out")
+
+
+def test_what_an_import_takes_for_granted_is_said(script, bart, tmp_path):
+    folder = bart(special=True)
+    (folder / "tokenizer_config.json").write_text('{"model_max_length": 512}')
+    done = script(FROM, folder, tmp_path / "out")
+    assert done.returncode == 0, done.stdout
+    assert "does not name these, they are taken by their usual names: pad_token <pad>, eos_token </s>" in done.stdout
+
+
+def test_text_beyond_the_model_s_table_is_refused(call, bart, tmp_path):
+    with pytest.raises(BadData, match="has 501 ids and pad 1, the model 500 and pad 1; they do not belong together"):
+        call(FROM, bart(special=False), tmp_path / "out")
 
 
 def test_a_folder_of_another_family_is_refused_with_a_sentence(script, tmp_path):
