@@ -13,22 +13,16 @@ import functools
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
-
-import torch
-from torch import Tensor
 
 from megas2s import dist, files
 from megas2s.data.corpus import Corpus, check_sizes, verify_changed
 from megas2s.data.heldout import heldout_batches, heldout_rows
-from megas2s.data.loader import Batch, Loader
+from megas2s.data.loader import Batch
 from megas2s.data.windows import units
-from megas2s.engine import join, make_engine
-from megas2s.engine.base import Precision, Setup
-from megas2s.models.freezing import freeze
-from megas2s.models.transformer import Model, build
+from megas2s.engine import join
 from megas2s.models.weights import verify_weights
 from megas2s.prepare import (
     Prepared,
@@ -41,14 +35,10 @@ from megas2s.prepare import (
     starting_weights,
 )
 from megas2s.recipe import Recipe, dump_recipe
-from megas2s.rng import torch_seed
+from megas2s.session import Session, train_session
 from megas2s.tokenizer.load import Tokenizer
 from megas2s.train import agree, checkpoint, lock, record
 from megas2s.train.assemble import Corruption
-from megas2s.train.ledger import peak_flops
-from megas2s.train.loop import Training, train
-from megas2s.train.metrics import MetricsLog
-from megas2s.train.state import TrainState
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +63,8 @@ def pretrain(recipe: Recipe) -> bool:
     if not following.left:
         log.info("every stage is complete; weights lie in %s/<stage>/weights", run)
         return False
-    _train_stage(recipe, prepared[following.stage], corpus, tokenizer, saved_step=following.step)
+    session = session_of(recipe, prepared[following.stage], corpus, tokenizer)
+    train_session(session, saved_step=following.step)
     return following.left > 1
 
 
@@ -104,92 +95,47 @@ def _find_next(recipe: Recipe, prepared: Sequence[Prepared], corpus: Corpus) -> 
     return Next(len(left), left[0], saved.state.step if saved is not None else 0)
 
 
-def _look(recipe: Recipe, corpus: Corpus, start: Path | None) -> list[str]:
-    """What this rank sees of all that every rank must see alike."""
-    found = checkpoint.digest(start) if start is not None else None
-    return [
-        f"the run folder {recipe.run} in use by {lock.held_by(Path(recipe.run))}",
-        f"the recipe {hashlib.sha256(dump_recipe(recipe).encode()).hexdigest()[:12]}",
-        f"the corpus {corpus.digest}",
-        f"{start} ({found})" if found is not None else f"nothing at {start}",
-    ]
-
-
-def _train_stage(recipe: Recipe, prepared: Prepared, corpus: Corpus, tokenizer: Tokenizer, *, saved_step: int) -> None:
-    stage, folder = prepared.stage, recipe.folder(prepared.stage)
-    binding = bound(recipe, prepared, corpus)
-    start = checkpoint.step_folder(folder, saved_step) if saved_step else start_folder(recipe, stage)
-    agree.check_same(lambda: _look(recipe, corpus, start))
-    saved = checkpoint.open_saved(start) if saved_step and start is not None else None
-    if dist.is_main():
-        _begin(recipe, corpus)
-    state = saved.state if saved is not None else TrainState()
-    for line in announcement(prepared, state):
-        log.info("%s", line)
-    initial = saved.weights.tensor if saved is not None else starting_weights(recipe, prepared)
-    engine = make_engine(stage.engine, _setup(recipe, prepared, corpus, initial))
-    record.append(Path(recipe.run), recipe.seed)
-    place = dist.place()
-    loader = Loader(
-        prepared.data.samples.batch,
-        rows=stage.rows,
-        micro_batch=prepared.micro_batch,
-        rank=place.rank,
-        world_size=place.world_size,
-        workers=recipe.workers,
-        pin_memory=torch.cuda.is_available(),
-    )
-    metrics = MetricsLog(Path(recipe.run), stage.name, resumed_at=state.step, tensorboard=recipe.log.tensorboard)
-    training = Training(
+def session_of(recipe: Recipe, prepared: Prepared, corpus: Corpus, tokenizer: Tokenizer) -> Session:
+    """A stage as it is launched."""
+    stage = prepared.stage
+    return Session(
+        run=Path(recipe.run),
         stage=stage.name,
-        folder=folder,
-        steps=stage.total_steps,
-        schedule=stage.schedule,
+        seed=recipe.seed,
+        workers=recipe.workers,
+        trial_step=recipe.trial_step,
         log=recipe.log,
         checkpoints=recipe.checkpoints,
-        engine=engine,
-        metrics=metrics,
         config=prepared.config,
-        metadata=_metadata(recipe, prepared, corpus),
-        binding=binding,
-        languages=corpus.languages,
-        batches_from=lambda step: loader.steps(step, stage.total_steps),
-        waited=lambda: loader.wait_seconds,
-        heldout=_heldout(recipe, prepared, corpus),
-        decode=functools.partial(tokenizer.decode, specials=True),
-        tokens_per_step=stage.rows * prepared.data.window,
-        flops_per_step=flops_per_step(prepared),
-        peak_flops=_peak(stage.precision),
-    )
-    train(training, state, saved, trial=recipe.trial_step)
-    metrics.close()
-    engine.close()
-    log.info("stage %s is complete: %s", stage.name, folder / "weights")
-
-
-def _setup(recipe: Recipe, prepared: Prepared, corpus: Corpus, initial: Callable[[str], Tensor | None]) -> Setup:
-    stage = prepared.stage
-
-    def construct() -> Model:
-        model = build(prepared.config)
-        model.frozen_dropout = stage.frozen_dropout
-        freeze(model, stage.freeze)
-        model.checkpoint_layers(stage.activation_checkpointing)
-        if stage.compile:
-            model.compile_layers()
-        return model
-
-    return Setup(
-        build=construct,
-        initial=initial,
+        freeze=stage.freeze,
+        frozen_dropout=stage.frozen_dropout,
+        activation_checkpointing=stage.activation_checkpointing,
+        compile=stage.compile,
         losses=stage.objective,
         optimizer=stage.optimizer,
         precision=stage.precision,
+        engine=stage.engine,
+        schedule=stage.schedule,
+        steps=stage.total_steps,
+        rows=stage.rows,
         micro_batch=prepared.micro_batch,
-        micro_batches=stage.rows // (prepared.micro_batch * dist.place().world_size),
-        languages=len(corpus.languages),
-        init_seed=torch_seed(recipe.seed, "init", stage.name),
-        dropout_seed=lambda step, index, rank: torch_seed(recipe.seed, "dropout", stage.name, step, index, rank),
+        batch=prepared.data.samples.batch,
+        languages=corpus.languages,
+        heldout=lambda: _heldout(recipe, prepared, corpus),
+        measures=lambda engine: {},
+        decode=functools.partial(tokenizer.decode, specials=True),
+        start=start_folder(recipe, stage),
+        initial=lambda: starting_weights(recipe, prepared),
+        begin=lambda: _begin(recipe, corpus),
+        look=[
+            f"the recipe {hashlib.sha256(dump_recipe(recipe).encode()).hexdigest()[:12]}",
+            f"the corpus {corpus.digest}",
+        ],
+        announcement=lambda state: announcement(prepared, state),
+        binding=bound(recipe, prepared, corpus),
+        metadata=_metadata(recipe, prepared, corpus),
+        tokens_per_step=stage.rows * prepared.data.window,
+        flops_per_step=flops_per_step(prepared),
     )
 
 
@@ -220,14 +166,6 @@ def _heldout(recipe: Recipe, prepared: Prepared, corpus: Corpus) -> list[Batch]:
     return heldout_batches(
         rows, data.loader_columns, micro_batch=prepared.micro_batch, rank=place.rank, world_size=place.world_size
     )
-
-
-def _peak(precision: Precision) -> float | None:
-    """FLOP/s that MFU is a share of. A device's table entry is its peak in 16 bits, so there is none for fp32."""
-    device = dist.device()
-    if device.type != "cuda" or precision == "fp32":
-        return None
-    return peak_flops(torch.cuda.get_device_name(device))
 
 
 def _begin(recipe: Recipe, corpus: Corpus) -> None:

@@ -160,6 +160,12 @@ class Recipe:
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe in a YAML file with dotted `key=value` overrides; raises BadConfig with one line per mistake."""
+    recipe: Recipe = parse(Recipe, read_overridden(path, overrides), source=str(path))
+    return recipe
+
+
+def read_overridden(path: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """The plain data of a recipe's file with dotted `key=value` overrides."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -173,11 +179,10 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     data = read_yaml(text, source=str(path))
     if not isinstance(data, dict):
         raise BadConfig(f"{path} must be a mapping of keys to values, found {type(data).__name__}")
-    data = _unshared(data)
+    data = dict(_unshared(data))
     for override in overrides:
         _override(data, override)
-    recipe: Recipe = parse(Recipe, data, source=str(path))
-    return recipe
+    return data
 
 
 def dump_recipe(recipe: Recipe) -> str:

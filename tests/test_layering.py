@@ -11,12 +11,15 @@ LAYERS = [
     {"errors"},
     {"spec", "rng", "place", "dist", "files", "labels", "processes", "cli", "hub"},
     {"models", "data", "tokenizer"},
-    {"objectives", "convert"},
+    {"objectives", "convert", "metrics"},
+    {"generate"},
+    {"methods"},
     {"engine"},
     {"train"},
-    {"recipe"},
-    {"prepare"},
-    {"pretrain"},
+    {"recipe", "tasks"},
+    {"prepare", "tuning"},
+    {"session"},
+    {"pretrain", "finetune"},
 ]
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
 MAY_IMPORT = {

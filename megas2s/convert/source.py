@@ -90,7 +90,9 @@ def read_recipe(run: Path) -> dict[str, Any]:
     """The resolved recipe of a run."""
     try:
         recipe = read_yaml((run / RECIPE).read_text(encoding="utf-8"), source=RECIPE)
-        stages = [str(stage["name"]) for stage in recipe["stages"]]
+        stages = (
+            [str(stage["name"]) for stage in recipe["stages"]] if "stages" in recipe else [recipe["method"]["name"]]
+        )
     except (BadConfig, UnicodeDecodeError, KeyError, TypeError):
         raise BadCheckpoint(
             f"{run / RECIPE} is damaged; give a stage of the run instead, or restore the file"

@@ -56,19 +56,19 @@ def heldout_batches(
     round_size = micro_batch * world_size
     padded = -(-len(rows) // round_size) * round_size
     shares = sample_numbers(0, rows=padded, micro_batch=micro_batch, rank=rank, world_size=world_size)
-    return [_batch([rows[min(n, len(rows) - 1)] for n in share], share, len(rows), columns) for share in shares]
+    return [
+        padded_batch([rows[min(n, len(rows) - 1)] for n in share], [n if n < len(rows) else -1 for n in share], columns)
+        for share in shares
+    ]
 
 
-def _batch(rows: Sequence[HeldOutRow], numbers: range, count: int, columns: Columns) -> Batch:
+def padded_batch(rows: Sequence[HeldOutRow], numbers: Sequence[int], columns: Columns) -> Batch:
+    """The rows as one batch; those of number -1 only fill it up and have no label."""
     batch = collate([row.example for row in rows], columns)
     sample = torch.tensor(numbers)
     for name in LABELS & batch.keys():
-        batch[name][sample >= count] = IGNORED
-    return {
-        **batch,
-        "language": torch.tensor([row.language for row in rows]),
-        "sample": sample.masked_fill(sample >= count, -1),
-    }
+        batch[name][sample < 0] = IGNORED
+    return {**batch, "language": torch.tensor([row.language for row in rows]), "sample": sample}
 
 
 def _among(windows: Sequence[Windows], index: int) -> np.ndarray:

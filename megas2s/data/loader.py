@@ -182,6 +182,8 @@ FIELDS = {
     "input_ids": Field("source", None),
     "second_input_ids": Field("source", None),
     "segment_ids": Field("source", 0),
+    "token_type_ids": Field("source", 0),
+    "pooled": Field("source", 0),
     "encoder_labels": Field("source", IGNORED),
     "decoder_input_ids": Field("target", None),
     "decoder_segment_ids": Field("target", 0),

@@ -16,7 +16,7 @@ from megas2s.engine.base import Batch, Engine
 from megas2s.labels import IGNORED
 from megas2s.models.config import ModelConfig
 from megas2s.train import checkpoint
-from megas2s.train.metrics import MetricsLog, console_line, losses_from
+from megas2s.train.metrics import MetricsLog, Scalars, console_line, losses_from
 from megas2s.train.samples import reconstructions
 from megas2s.train.schedule import Schedule
 from megas2s.train.stage import Checkpoints, Log
@@ -42,6 +42,7 @@ class Training:
     batches_from: Callable[[int], Iterator[Sequence[Batch]]]  # this rank's micro-batches, from any step
     waited: Callable[[], float]  # seconds spent waiting for batches so far
     heldout: Sequence[Batch]  # this rank's held-out batches, the same number on every rank
+    measures: Callable[[Engine], Scalars]  # what is found out beside held-out losses; collective
     decode: Callable[[np.ndarray], str]  # ids to text, special tokens written by name
     tokens_per_step: int  # raw tokens over all ranks
     flops_per_step: float  # over all ranks
@@ -94,6 +95,8 @@ def try_largest(run: Training, state: TrainState) -> None:
 
 def _fully_labelled(batch: Batch) -> Batch:
     """The batch with a token to predict in every slot: where rows are padded, the head skips ignored ones."""
+    if "labels" not in batch:  # a number or tags to learn, which skip no work
+        return batch
     labels = batch["labels"]
     return {**batch, "labels": labels.masked_fill(labels == IGNORED, 0)}
 
@@ -104,8 +107,12 @@ def evaluate(run: Training, state: TrainState) -> None:
         return
     sums = dist.sum_over_ranks(run.engine.evaluate(run.heldout))
     values = losses_from(sums, run.engine.part_weights(), run.languages)
-    run.metrics.scalars("heldout", state.step, values)
-    run.metrics.say(f"{run.stage} {state.step}/{run.steps} | held-out loss {values['loss']:.4f}")
+    measured = run.measures(run.engine)
+    run.metrics.scalars("heldout", state.step, values | measured)
+    found = [f"{name.removeprefix('measure/')} {value:.4f}" for name, value in measured.items() if name.count("/") == 1]
+    run.metrics.say(
+        " | ".join([f"{run.stage} {state.step}/{run.steps}", f"held-out loss {values['loss']:.4f}", *found])
+    )
 
 
 def show_samples(run: Training, state: TrainState) -> None:

@@ -1,0 +1,34 @@
+"""Fine-tune a model on a task: deepspeed launch/finetune.py launch/finetuning/classify.yaml [key=value ...]"""
+
+from megas2s import cli
+from megas2s.place import place
+
+
+def main() -> None:
+    arguments = cli.recipe_parser(
+        "Fine-tune on a task, then answer its test set. The same command continues after any interruption.",
+        dry_run="load, check and plan everything, train nothing",
+    ).parse_intermixed_args()
+
+    from megas2s import tuning
+
+    recipe = tuning.load(arguments.recipe, arguments.overrides)
+    if arguments.print_config:
+        if place().rank == 0:
+            print(tuning.dump(recipe), end="")
+        return
+    if arguments.dry_run:
+        plan = tuning.dry_run(recipe)
+        if place().rank == 0:
+            print(plan)
+        return
+
+    from megas2s.engine import leave
+    from megas2s.finetune import finetune
+
+    finetune(recipe)
+    leave()
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,68 @@
+"""Labelled examples from files: JSON lines, or tables of tab-separated values as GLUE has them; all in memory.
+
+{"text": "They drank the pub dry.", "label": 1}          a record a line, keys as they are
+sentence<TAB>label                                       a header names the columns
+gj04<TAB>1<TAB><TAB>They drank the pub dry.              without one, columns are named by number: "0", "1", ...
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from megas2s.errors import BadData
+
+Record = dict[str, Any]
+Format = Literal["jsonl", "tsv"]
+
+
+def read_records(path: Path, *, header: bool = True) -> list[Record]:
+    """The records of a `.jsonl` or `.tsv` file, `.gz` or not; raises BadData with file and line."""
+    kind = path.name.removesuffix(".gz").rpartition(".")[2]
+    if kind not in ("jsonl", "tsv"):
+        raise BadData(f"{path} is neither .jsonl nor .tsv, with or without .gz; name it by what it holds")
+    try:
+        content = path.read_bytes()
+        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadData(f"{path} is not UTF-8 ({error.reason}); repair or convert it") from None
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise BadData(f"{path} cannot be read ({reason}); give a file of examples") from None
+    lines = iter(text.splitlines())
+    records = list(_json(lines, path) if kind == "jsonl" else _table(lines, path, header=header))
+    if not records:
+        raise BadData(f"{path} holds no example; give a file with some")
+    return records
+
+
+def _json(lines: Iterator[str], path: Path) -> Iterator[Record]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (json.JSONDecodeError, RecursionError):
+            record = None
+        if not isinstance(record, dict):
+            raise BadData(f'{path}, line {number}: not a JSON object; each line is one, like {{"text": ...}}')
+        yield record
+
+
+def _table(lines: Iterator[str], path: Path, *, header: bool) -> Iterator[Record]:
+    """GLUE's tables quote nothing: a quotation mark is text."""
+    rows = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+    names: list[str] | None = None
+    for number, row in enumerate(rows, 1):
+        if names is None:
+            names = row if header else [str(column) for column in range(len(row))]
+            if header:
+                continue
+        if len(row) != len(names):
+            raise BadData(f"{path}, line {number}: {len(row)} columns, the first line has {len(names)}; repair it")
+        yield dict(zip(names, row, strict=True))

@@ -1,0 +1,190 @@
+"""Fine-tuning: one method on one task, through the loop, checkpoints and engines of pretraining.
+
+    run: runs/cola                                  data: {train: cola/train.jsonl, dev: ..., test: ...}
+    init: runs/two_stage/mlm                        data: {train: {en: ...}, test: {en: ..., de: ..., sw: ...}}
+    method: {name: classify}                        the second trains on one language and is tested on all
+
+The same command continues after any interruption. Beside what every run keeps there are `results.json` and the answers
+to the test set, given by the weights as they were published.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from megas2s import dist, files
+from megas2s.data.loader import Batch
+from megas2s.engine import join, make_engine
+from megas2s.engine.base import Engine
+from megas2s.models.freezing import frozen_names
+from megas2s.models.parameters import parameter_shapes
+from megas2s.models.weights import open_weights
+from megas2s.session import Session, setup, train_session
+from megas2s.tasks import ALONE, Samples, Split, answer, batches_of, measured
+from megas2s.tokenizer import folder as tokenizer_folder
+from megas2s.train import agree, checkpoint, lock, record
+from megas2s.train.flops import StepSize, step_flops
+from megas2s.train.metrics import Scalars
+from megas2s.tuning import Finetuning, Prepared, announcement, bound, dump, initial, metadata, prepare
+
+log = logging.getLogger(__name__)
+
+RESULTS = "results.json"
+
+
+def finetune(recipe: Finetuning) -> None:
+    """Train to the end, then answer the test set; what is done already is not done again. Collective."""
+    micro_batch = recipe.rows_of_a_pass(dist.place().world_size)
+    prepared = prepare(recipe)
+    run = Path(recipe.run)
+    record.log_to(run)
+    if dist.is_main():
+        lock.hold(run)
+    join()
+    session = _session(prepared, micro_batch)
+    step = json.loads(agree.told(json.dumps(_progress(session)) if dist.is_main() else ""))
+    if step is None:
+        log.info("training is complete; weights lie in %s", session.folder / checkpoint.WEIGHTS)
+    else:
+        train_session(session, saved_step=step)
+    if agree.told(str((run / RESULTS).is_file())) == "True":
+        log.info("the results are in %s", run / RESULTS)
+        return
+    _answer_all(prepared, session)
+
+
+def _progress(session: Session) -> int | None:
+    """The step of the checkpoint to go on from, 0 for the beginning, None where training is complete."""
+    if checkpoint.is_complete(session.folder):
+        checkpoint.check_complete(session.folder, session.binding)
+        return None
+    saved = checkpoint.newest(session.folder)
+    if saved is None:
+        return 0
+    checkpoint.check_binding(saved, session.binding)
+    return saved.state.step
+
+
+def _session(prepared: Prepared, micro_batch: int) -> Session:
+    recipe, facts, train = prepared.recipe, prepared.task.facts, prepared.splits["train"]
+    sources, targets, counted = _mean_lengths(train)
+    size = StepSize(recipe.rows, sources, targets, counted)
+    frozen = frozen_names(prepared.config, prepared.frozen)
+    dev = prepared.splits.get("dev")
+    shown = batches_of(dev, facts, micro_batch=micro_batch, rows=recipe.log.heldout_rows) if dev is not None else []
+    return Session(
+        run=Path(recipe.run),
+        stage=recipe.method.name,
+        seed=recipe.seed,
+        workers=recipe.workers,
+        trial_step=recipe.trial_step,
+        log=recipe.log.log,
+        checkpoints=recipe.checkpoints,
+        config=prepared.config,
+        freeze=prepared.frozen,
+        frozen_dropout=recipe.frozen_dropout,
+        activation_checkpointing=recipe.activation_checkpointing,
+        compile=False,
+        losses=prepared.task,
+        optimizer=recipe.optimizer,
+        precision=recipe.precision,
+        engine=recipe.engine,
+        schedule=recipe.schedule,
+        steps=prepared.steps,
+        rows=recipe.rows,
+        micro_batch=micro_batch,
+        batch=Samples(train, facts, recipe.seed).batch,
+        languages=recipe.data.languages,
+        heldout=lambda: shown,
+        measures=lambda engine: (
+            _scalars(measured(prepared.task, recipe.data, dev, answer(engine, prepared.task, dev, shown)))
+            if dev is not None
+            else {}
+        ),
+        decode=functools.partial(facts.tokenizer.decode, specials=True),
+        start=prepared.reader.folder,
+        initial=lambda: initial(prepared),
+        begin=lambda: _begin(prepared),
+        look=[
+            f"the recipe {hashlib.sha256(dump(recipe).encode()).hexdigest()[:12]}",
+            f"the examples {hashlib.sha256(json.dumps(prepared.digests).encode()).hexdigest()[:12]}",
+        ],
+        announcement=lambda state: announcement(prepared, state),
+        binding=bound(prepared),
+        metadata=metadata(prepared),
+        tokens_per_step=recipe.rows * sources,
+        flops_per_step=step_flops(parameter_shapes(prepared.config), size, frozen=frozen),
+    )
+
+
+def _measures(prepared: Prepared, shown: list[Batch], engine: Engine) -> Scalars:
+    """How good the answers to the dev set are; collective."""
+    dev = prepared.splits.get("dev")
+    if dev is None:
+        return {}
+    return _scalars(measured(prepared.task, prepared.recipe.data, dev, answer(engine, prepared.task, dev, shown)))
+
+
+def _mean_lengths(split: Split) -> tuple[int, int, int]:
+    """Mean tokens of a source and of a target, padding aside, and of those that meet the vocabulary; rounded."""
+    count = len(split)
+    sources = sum(len(example["input_ids"]) for example in split.examples)
+    targets = sum(len(example.get("decoder_input_ids", ())) for example in split.examples)
+    counted = sum(example["labels"].size for example in split.examples if example.get("labels") is not None)
+    written = counted if counted > count else 0  # a class is a label and no token
+    return round(sources / count), round(targets / count), round(written / count)
+
+
+def _begin(prepared: Prepared) -> None:
+    run = Path(prepared.recipe.run)
+    files.write_text(run / "recipe.yaml", dump(prepared.recipe))
+    if not (run / "tokenizer").exists():
+        tokenizer_folder.write(prepared.stored, run / "tokenizer", {"kind": "tokenizer"})
+
+
+def _answer_all(prepared: Prepared, session: Session) -> None:
+    """Answer dev and test with the published weights, and keep answers and scores."""
+    run, recipe, task = Path(prepared.recipe.run), prepared.recipe, prepared.task
+    weights = open_weights(session.folder / checkpoint.WEIGHTS)
+    asked = {name: split for name, split in prepared.splits.items() if name != "train"}
+    if not asked:
+        log.info("neither data.dev nor data.test is given: nothing to answer")
+        return
+    engine = make_engine(session.engine, setup(session, weights.tensor))
+    results: dict[str, dict[str, Scalars]] = {}
+    for name, split in asked.items():
+        answers = answer(engine, task, split, batches_of(split, task.facts, micro_batch=session.micro_batch))
+        results[name] = measured(task, recipe.data, split, answers)
+        if dist.is_main():
+            _keep(run / "answers" / f"{name}.jsonl", prepared, split, answers)
+        for language, scores in results[name].items():
+            log.info("%s %s: %s", name, language, ", ".join(f"{key} {value:.4f}" for key, value in scores.items()))
+    engine.close()
+    if dist.is_main():
+        files.write_json(run / RESULTS, {"steps": prepared.steps, **results})
+    dist.barrier()
+
+
+def _keep(path: Path, prepared: Prepared, split: Split, answers: dict[int, Any]) -> None:
+    method, columns = prepared.task.method, prepared.recipe.data.columns
+    references = method.references(split.records, split.examples, columns)
+    lines = []
+    for place, given in sorted(answers.items()):
+        language = prepared.recipe.data.languages[split.languages[place]]
+        line = {"language": language, "answer": given, "reference": references[place]}
+        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+    files.write_text(path, "".join(lines))
+
+
+def _scalars(scores: dict[str, Scalars]) -> Scalars:
+    """`measure/accuracy` over all, and `measure/accuracy/de` for each language."""
+    named = {}
+    for language, found in scores.items():
+        for name, value in found.items():
+            named[f"measure/{name}" if language == ALONE else f"measure/{name}/{language}"] = value
+    return named

@@ -1,0 +1,194 @@
+"""What a method of fine-tuning is: how a record becomes an example, what is minimised, and what the model answers.
+
+    facts = Facts(tokenizer, length=128, target_length=64, decoder_start="eos", is_seq2seq=False, labels=("0", "1"))
+    example = method.example(record, columns, facts)        # NumPy, once per record
+    losses = method.loss(model(batch), batch)               # torch, in the engine
+    answers = method.answers(predictions, examples, facts)  # what people and metrics read
+
+A method is its own configuration: a frozen `@spec` with a `name`. It trains through the loop and the engines that
+pretraining has, so it says of a batch what an objective says.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from megas2s.data.records import Record
+from megas2s.errors import BadData
+from megas2s.metrics.scores import Scores
+from megas2s.models.config import FirstToken, ModelConfig
+from megas2s.models.output import ModelOutput
+from megas2s.objectives.base import Batch, Example, Part
+from megas2s.objectives.noise import teacher_forced
+from megas2s.spec import nearest, spec
+from megas2s.tokenizer.load import Tokenizer
+from megas2s.tokenizer.vocab import Vocabulary
+
+
+@spec
+class Columns:
+    """Which keys of a record are its text, a second text beside it, and its label: a class, a number, tags, a text."""
+
+    text: str = "text"
+    pair: str | None = None
+    label: str = "label"
+
+
+class Facts(NamedTuple):
+    """What a method may know of the model and of all records."""
+
+    tokenizer: Tokenizer
+    length: int  # longest source, special tokens included
+    target_length: int
+    decoder_start: FirstToken
+    is_seq2seq: bool
+    labels: tuple[str, ...]  # the classes or tags, in the order of the head's scores
+    typed: bool = False  # whether the encoder has a table that tells the texts of a pair apart
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The tokenizer's ids."""
+        return self.tokenizer.vocabulary
+
+    @property
+    def start(self) -> int:
+        """The id that a decoder reads first."""
+        return self.vocabulary.pad if self.decoder_start == "pad" else self.vocabulary.eos
+
+
+class Method(Protocol):
+    """The contract between a method, the program that fine-tunes, and the engines."""
+
+    @property
+    def name(self) -> str:
+        """The tag that names this method in a recipe."""
+
+    def labels(self, records: Sequence[Record], columns: Columns) -> tuple[str, ...]:
+        """The classes or tags in the training data; empty where there are none."""
+
+    def shaped(self, config: ModelConfig, labels: Sequence[str]) -> ModelConfig:
+        """The model with the head that the method needs; ValueError where it cannot train such a model."""
+
+    def unused(self, config: ModelConfig) -> tuple[str, ...]:
+        """Patterns of parameters that no example reaches: they stand still."""
+
+    def example(self, record: Record, columns: Columns, facts: Facts) -> Example:
+        """One record, unpadded; BadData where it lacks something."""
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """Per part, how many items each row contributes: (B,)."""
+
+    def loss(self, output: ModelOutput, batch: Batch) -> dict[str, Part]:
+        """The parts of the loss, and measures."""
+
+    def predictions(self, model: Any, batch: Batch, facts: Facts) -> Tensor:
+        """What the model says, one width for every batch: (B, ...)."""
+
+    def answers(self, predictions: np.ndarray, examples: Sequence[Example], facts: Facts) -> list[Any]:
+        """The same as people read it, row by row."""
+
+    def references(self, records: Sequence[Record], examples: Sequence[Example], columns: Columns) -> list[Any]:
+        """What the answers should be."""
+
+    def scores(self, answers: Sequence[Any], references: Sequence[Any]) -> Scores:
+        """How good they are."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A method bound to its facts, as an engine calls it."""
+
+    method: Method
+    facts: Facts
+
+    def counts(self, batch: Batch) -> Mapping[str, Tensor]:
+        """Per part, the items each row contributes."""
+        return self.method.counts(batch)
+
+    def inputs(self, batch: Batch) -> Batch:
+        """The batch itself."""
+        return batch
+
+    def loss(self, output: ModelOutput, batch: Batch, step: int | None = None) -> Mapping[str, Part]:
+        """The parts of the loss, the same at every step."""
+        return self.method.loss(output, batch)
+
+    def predictions(self, model: Any, batch: Batch) -> Tensor:
+        """What the model says of each row."""
+        return self.method.predictions(model, batch, self.facts)
+
+
+def value(record: Record, key: str) -> Any:
+    """What a record has under a key; BadData names the nearest one where it has none."""
+    if key not in record:
+        raise BadData(f"a record has no {key!r}; {nearest(key, record)}: name the keys under data.columns")
+    return record[key]
+
+
+def text_of(record: Record, key: str) -> str:
+    """A text of a record."""
+    text = value(record, key)
+    if not isinstance(text, str):
+        raise BadData(f"{key!r} of a record is {type(text).__name__} {str(text)[:40]!r}, and a text is needed")
+    return text
+
+
+def joined(texts: Sequence[np.ndarray], facts: Facts) -> tuple[np.ndarray, np.ndarray]:
+    """One row of one or two texts and the number of the text each token is of, (S,) int64 each: begin a eos b eos.
+
+    Where they do not fit, the longer one is cut first.
+    """
+    vocabulary = facts.vocabulary
+    room = facts.length - vocabulary.ends - (len(texts) - 1)
+    kept = _cut([len(text) for text in texts], room)
+    opening = [] if vocabulary.begin is None else [vocabulary.begin]
+    parts: list[np.ndarray] = []
+    for number, (text, size) in enumerate(zip(texts, kept, strict=True)):
+        row = [*(opening if number == 0 else []), *text[:size].tolist(), vocabulary.eos]
+        parts.append(np.array(row, dtype=np.int64))
+    types = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    return np.concatenate(parts), types
+
+
+def _cut(lengths: Sequence[int], room: int) -> list[int]:
+    """How much of each text stays: the longer one gives way first."""
+    kept = list(lengths)
+    while sum(kept) > room:
+        longest = kept.index(max(kept))
+        rest = sum(kept) - kept[longest]
+        second = max((size for index, size in enumerate(kept) if index != longest), default=0)
+        kept[longest] = max(room - rest, min(second, kept[longest] - 1)) if rest < room else kept[longest] - 1
+    return kept
+
+
+def source_of(record: Record, columns: Columns, facts: Facts) -> Example:
+    """What the model reads of a record: the row, and for an encoder-decoder the same once more for its decoder."""
+    keys = [columns.text] if columns.pair is None else [columns.text, columns.pair]
+    row, types = joined([facts.tokenizer.encode(text_of(record, key)) for key in keys], facts)
+    return rows_of(row, facts, types=types if facts.typed else None)
+
+
+def rows_of(row: np.ndarray, facts: Facts, *, types: np.ndarray | None = None) -> Example:
+    """The fields that a model reads of a row (BART feeds a text to be classified to both of its stacks)."""
+    found = {"input_ids": row}
+    if types is not None:
+        found["token_type_ids"] = types
+    if facts.is_seq2seq:
+        found["decoder_input_ids"] = teacher_forced(row, facts.start)
+    return found
+
+
+def states(output: ModelOutput) -> Tensor:
+    """The states that a classifier reads, (B, S, D): the decoder's where there is one (Lewis et al. 2020)."""
+    return output.encoder_hidden if output.decoder_hidden is None else output.decoder_hidden
+
+
+def heads_apart(config: ModelConfig) -> tuple[str, ...]:
+    """The vocabulary's heads where they have weights of their own, which a classifier does not use."""
+    found = ["mlm.*"] if config.has_masked_head else []
+    return (*found, "head.weight") if config.is_seq2seq and config.tying in ("untied", "untied_head") else tuple(found)

@@ -1,0 +1,176 @@
+"""A session: one phase of training, checked and read, and how it is launched. Pretraining and fine-tuning end here.
+
+    train_session(session, saved_step=0)     engine, loader, log and loop, to the weights that it ends with
+
+Every rank calls it in step. Rank 0 has found before what there is to go on from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from megas2s import dist
+from megas2s.data.loader import Batch, Loader
+from megas2s.engine import EngineSpec, make_engine
+from megas2s.engine.base import Engine, Losses, Precision, Setup
+from megas2s.engine.optim import AdamW
+from megas2s.models.config import ModelConfig
+from megas2s.models.freezing import freeze
+from megas2s.models.transformer import Model, build
+from megas2s.rng import torch_seed
+from megas2s.train import agree, checkpoint, lock, record
+from megas2s.train.ledger import peak_flops
+from megas2s.train.loop import Training, train
+from megas2s.train.metrics import MetricsLog, Scalars
+from megas2s.train.schedule import Schedule
+from megas2s.train.stage import Checkpoints, Log
+from megas2s.train.state import TrainState
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Session:
+    """All that a launch must know. Callables are called once, when their turn comes."""
+
+    run: Path
+    stage: str
+    seed: int
+    workers: int
+    trial_step: bool
+    log: Log
+    checkpoints: Checkpoints
+    config: ModelConfig
+    freeze: tuple[str, ...]
+    frozen_dropout: bool
+    activation_checkpointing: bool
+    compile: bool
+    losses: Losses
+    optimizer: AdamW
+    precision: Precision
+    engine: EngineSpec
+    schedule: Schedule
+    steps: int
+    rows: int  # of a step, over all ranks
+    micro_batch: int
+    batch: Callable[[Sequence[int]], Batch]  # the samples of these numbers
+    languages: Sequence[str]
+    heldout: Callable[[], list[Batch]]  # this rank's, the same number on every rank
+    measures: Callable[[Engine], Scalars]  # what is found out beside held-out losses; collective
+    decode: Callable[[np.ndarray], str]
+    start: Path | None  # where the weights lie that it begins with
+    initial: Callable[[], Callable[[str], Tensor | None]]  # and how each parameter begins
+    begin: Callable[[], None]  # what rank 0 checks and writes before anything trains
+    look: Sequence[str]  # what every rank must see alike, as phrases
+    announcement: Callable[[TrainState], Sequence[str]]
+    binding: Mapping[str, str]
+    metadata: Mapping[str, str]
+    tokens_per_step: int
+    flops_per_step: float
+
+    @property
+    def folder(self) -> Path:
+        """Where checkpoints and weights of this phase lie."""
+        return self.run / self.stage
+
+
+def train_session(session: Session, *, saved_step: int) -> None:
+    """Train to the end, from the checkpoint of `saved_step` or, where that is 0, from the beginning; collective."""
+    start = checkpoint.step_folder(session.folder, saved_step) if saved_step else session.start
+    agree.check_same(lambda: _look(session, start))
+    saved = checkpoint.open_saved(start) if saved_step and start is not None else None
+    if dist.is_main():
+        session.begin()
+    state = saved.state if saved is not None else TrainState()
+    for line in session.announcement(state):
+        log.info("%s", line)
+    engine = make_engine(session.engine, setup(session, saved.weights.tensor if saved else session.initial()))
+    record.append(session.run, session.seed)
+    place = dist.place()
+    loader = Loader(
+        session.batch,
+        rows=session.rows,
+        micro_batch=session.micro_batch,
+        rank=place.rank,
+        world_size=place.world_size,
+        workers=session.workers,
+        pin_memory=torch.cuda.is_available(),
+    )
+    metrics = MetricsLog(session.run, session.stage, resumed_at=state.step, tensorboard=session.log.tensorboard)
+    training = Training(
+        stage=session.stage,
+        folder=session.folder,
+        steps=session.steps,
+        schedule=session.schedule,
+        log=session.log,
+        checkpoints=session.checkpoints,
+        engine=engine,
+        metrics=metrics,
+        config=session.config,
+        metadata=session.metadata,
+        binding=session.binding,
+        languages=session.languages,
+        batches_from=lambda step: loader.steps(step, session.steps),
+        waited=lambda: loader.wait_seconds,
+        heldout=session.heldout(),
+        measures=session.measures,
+        decode=session.decode,
+        tokens_per_step=session.tokens_per_step,
+        flops_per_step=session.flops_per_step,
+        peak_flops=_peak(session.precision),
+    )
+    train(training, state, saved, trial=session.trial_step)
+    metrics.close()
+    engine.close()
+    log.info("stage %s is complete: %s", session.stage, session.folder / checkpoint.WEIGHTS)
+
+
+def setup(session: Session, initial: Callable[[str], Tensor | None]) -> Setup:
+    """What an engine needs of a session whose weights begin as `initial` says."""
+
+    def construct() -> Model:
+        model = build(session.config)
+        model.frozen_dropout = session.frozen_dropout
+        freeze(model, session.freeze)
+        model.checkpoint_layers(session.activation_checkpointing)
+        if session.compile:
+            model.compile_layers()
+        return model
+
+    return Setup(
+        build=construct,
+        initial=initial,
+        losses=session.losses,
+        optimizer=session.optimizer,
+        precision=session.precision,
+        micro_batch=session.micro_batch,
+        micro_batches=session.rows // (session.micro_batch * dist.place().world_size),
+        languages=len(session.languages),
+        init_seed=torch_seed(session.seed, "init", session.stage),
+        dropout_seed=lambda step, index, rank: torch_seed(session.seed, "dropout", session.stage, step, index, rank),
+    )
+
+
+def _look(session: Session, start: Path | None) -> list[str]:
+    """What this rank sees of all that every rank must see alike."""
+    found = checkpoint.digest(start) if start is not None else None
+    return [
+        f"the run folder {session.run} in use by {lock.held_by(session.run)}",
+        *session.look,
+        f"{start} ({found})" if found is not None else f"nothing at {start}",
+    ]
+
+
+def _peak(precision: Precision) -> float | None:
+    """FLOP/s that MFU is a share of. A device's table entry is its peak in 16 bits, so there is none for fp32."""
+    device = dist.device()
+    if device.type != "cuda" or precision == "fp32":
+        return None
+    return peak_flops(torch.cuda.get_device_name(device))

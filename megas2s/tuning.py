@@ -1,0 +1,253 @@
+"""A recipe of fine-tuning, and all of it that can be read and checked before a model is built.
+
+A dry run and a launch both begin here, so a mistake is found on the login node in seconds, in the same words.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import yaml
+from torch import Tensor
+
+from megas2s import dist
+from megas2s.convert import source
+from megas2s.engine import EngineSpec, Local, Zero, check_engine
+from megas2s.engine.base import Precision
+from megas2s.engine.optim import AdamW
+from megas2s.errors import BadConfig
+from megas2s.methods import AnyMethod
+from megas2s.methods.base import Facts, Task
+from megas2s.models.config import ModelConfig
+from megas2s.models.freezing import count_by_part, frozen_names
+from megas2s.models.handoff import hand_off
+from megas2s.models.parameters import parameter_shapes
+from megas2s.models.weights import WeightsReader
+from megas2s.recipe import read_overridden
+from megas2s.spec import nearest, parse, plain, spec
+from megas2s.tasks import Examples, Split, check_lengths, encode, read_split
+from megas2s.tokenizer.folder import Stored
+from megas2s.tokenizer.load import Tokenizer
+from megas2s.train import checkpoint
+from megas2s.train.assemble import flat
+from megas2s.train.schedule import Schedule
+from megas2s.train.stage import Checkpoints, Log
+from megas2s.train.state import TrainState
+
+FREE = ("run", "engine", "micro_batch", "activation_checkpointing", "workers", "log", "checkpoints", "trial_step")
+
+
+@spec
+class Reports:
+    """What is reported, and how often, in optimizer steps; each report also comes after the last step.
+
+    Dev losses and scores are those of the first `heldout_rows` examples of each language, of all once training is done.
+    """
+
+    every: int = 10
+    evaluate_every: int = 100  # 0: neither while training nor at its end
+    heldout_rows: int = 1000
+    tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("every", "evaluate_every", "heldout_rows"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+
+    @property
+    def log(self) -> Log:
+        """The same for the loop: reconstructions of noised text there are none."""
+        return Log(**dataclasses.asdict(self), samples_every=0)
+
+
+@spec
+class Finetuning:
+    """A whole experiment: weights, a method, examples, and how long. Lengths count tokens, special ones included."""
+
+    run: str
+    seed: int = 17
+    init: str  # a run, a stage, a checkpoint or a folder of weights
+    part: Literal["all", "encoder"] = "all"  # what is taken of it
+    tokenizer: str | None = None  # folder; the one that lies beside the weights where absent
+    method: AnyMethod
+    data: Examples
+    length: int = 128
+    target_length: int = 64  # of what is written; method seq2seq alone
+    rows: int = 32  # examples of a step, over all ranks
+    micro_batch: int | None = None  # rows per rank and forward pass; all of a rank's where absent
+    epochs: float | None = None
+    steps: int | None = None  # instead of epochs
+    dropout: float | None = None  # the weights' own where absent
+    freeze: tuple[str, ...] = ()
+    reinitialise: tuple[str, ...] = ()  # patterns of parameters that begin anew, to see what they are worth
+    frozen_dropout: bool = False
+    schedule: Schedule
+    optimizer: AdamW = AdamW()
+    precision: Precision = "bf16"
+    engine: EngineSpec = Zero()
+    activation_checkpointing: bool = False
+    workers: int = 0
+    trial_step: bool = True
+    log: Reports = Reports()
+    checkpoints: Checkpoints = Checkpoints()
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("state either epochs or steps")
+        for name in ("length", "target_length", "rows", "micro_batch", "epochs", "steps"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be above 0, got {value}")
+        if self.workers < 0:
+            raise ValueError(f"workers must not be negative, got {self.workers}")
+
+    def rows_of_a_pass(self, world_size: int) -> int:
+        """Rows per rank and forward pass; raises BadConfig where they do not divide."""
+        passes = self.micro_batch or max(1, self.rows // world_size)
+        if self.rows % (passes * world_size):
+            raise BadConfig(
+                f"{self.rows} rows do not divide into micro-batches of {passes} on {world_size} ranks; change rows or "
+                "micro_batch"
+            )
+        if world_size > 1 and isinstance(self.engine, Local):
+            raise BadConfig(f"engine 'local' runs one rank, {world_size} were started; use engine: {{name: zero}}")
+        return passes
+
+
+def load(path: str | Path, overrides: list[str]) -> Finetuning:
+    """The recipe in a YAML file with dotted `key=value` overrides; raises BadConfig with one line per mistake."""
+    recipe: Finetuning = parse(Finetuning, read_overridden(path, overrides), source=str(path))
+    return recipe
+
+
+def dump(recipe: Finetuning) -> str:
+    """The resolved recipe as YAML, loadable again."""
+    return yaml.safe_dump(plain(Finetuning, recipe), sort_keys=False, allow_unicode=True)
+
+
+class Prepared(NamedTuple):
+    """A recipe, checked and read, before any model is built."""
+
+    recipe: Finetuning
+    reader: WeightsReader
+    stored: Stored
+    config: ModelConfig
+    frozen: tuple[str, ...]  # patterns, those of heads that no example reaches included
+    task: Task
+    splits: dict[str, Split]
+    steps: int
+    digests: dict[str, str]  # of the files of examples
+
+
+def prepare(recipe: Finetuning) -> Prepared:
+    """Read and check everything that can be without building a model."""
+    check_engine(recipe.engine, precision=recipe.precision)
+    digests = recipe.data.digests()
+    found = source.find(Path(recipe.init))
+    reader = found.open()
+    stored = source.find_tokenizer(found, reader, Path(recipe.tokenizer) if recipe.tokenizer else None)
+    tokenizer = Tokenizer(stored, Path(recipe.run) / "tokenizer")
+    records = {split: read_split(recipe.data, split) for split in ("train", "dev", "test")}
+    labels = recipe.method.labels(records["train"][0], recipe.data.columns)
+    try:
+        config = recipe.method.shaped(_taken(recipe, reader.config), labels)
+        frozen = (*recipe.freeze, *recipe.method.unused(config))
+        frozen_names(config, frozen)
+    except ValueError as error:
+        raise BadConfig(str(error)) from None
+    facts = Facts(
+        tokenizer=tokenizer,
+        length=recipe.length,
+        target_length=recipe.target_length,
+        decoder_start=config.decoder_start,
+        is_seq2seq=config.is_seq2seq,
+        labels=labels,
+        typed=config.segment_types > 1,
+    )
+    check_lengths(recipe.method, facts, config.max_positions if config.has_learned_positions else None)
+    splits = {
+        split: encode(recipe.method, recipe.data, split, *records[split], facts)
+        for split in records
+        if records[split][0]
+    }
+    steps = recipe.steps or max(1, math.ceil((recipe.epochs or 0) * len(splits["train"]) / recipe.rows))
+    return Prepared(recipe, reader, stored, config, frozen, Task(recipe.method, facts), splits, steps, digests)
+
+
+def _taken(recipe: Finetuning, config: ModelConfig) -> ModelConfig:
+    """The model that is taken from the weights."""
+    if recipe.part == "encoder":
+        config = config.encoder_only()
+    return config if recipe.dropout is None else dataclasses.replace(config, dropout=recipe.dropout)
+
+
+def initial(prepared: Prepared) -> Callable[[str], Tensor | None]:
+    """Where each parameter begins: in the weights, or anew."""
+    recipe = prepared.recipe
+    carried = hand_off(prepared.reader, prepared.config, part=recipe.part)
+    anew = renewed(prepared.config, recipe.reinitialise)
+    return lambda name: None if name in anew else carried(name)
+
+
+def renewed(config: ModelConfig, patterns: tuple[str, ...]) -> set[str]:
+    """The parameters that patterns name; raises BadConfig where one names none."""
+    found: set[str] = set()
+    for pattern in patterns:
+        named = {name for name in parameter_shapes(config) if fnmatchcase(name, pattern)}
+        if not named:
+            raise BadConfig(
+                f"reinitialise: {pattern!r} matches no parameter; {nearest(pattern, parameter_shapes(config))}"
+            )
+        found |= named
+    return found
+
+
+def bound(prepared: Prepared) -> dict[str, str]:
+    """What must not change between the parts of an interrupted run. Where it runs and how often it reports may."""
+    kept = plain(Finetuning, prepared.recipe)
+    for name in FREE:
+        del kept[name]
+    kept["data"] = {**prepared.digests, "columns": kept["data"]["columns"], "header": kept["data"]["header"]}
+    kept["init"] = checkpoint.digest(prepared.reader.folder)
+    return flat({**kept, "tokenizer": prepared.stored.fingerprint, "model": dataclasses.asdict(prepared.config)})
+
+
+def metadata(prepared: Prepared) -> dict[str, str]:
+    """What is written beside weights: where they come from, which tokenizer they need, what their scores mean."""
+    recipe = prepared.recipe
+    return {
+        "run": Path(recipe.run).name,
+        "stage": recipe.method.name,
+        "objective": recipe.method.name,
+        "labels": json.dumps(prepared.task.facts.labels, ensure_ascii=False),
+        "tokenizer": prepared.stored.fingerprint,
+        "languages": " ".join(recipe.data.languages),
+    }
+
+
+def announcement(prepared: Prepared, state: TrainState) -> list[str]:
+    """What a run says of itself when it begins: how much there is to learn from, and what trains."""
+    recipe = prepared.recipe
+    where = f"from step {state.step}" if state.step else "from its beginning"
+    parts = count_by_part(prepared.config, frozen_names(prepared.config, prepared.frozen)).items()
+    sizes = ", ".join(f"{len(split):,} to {name}" for name, split in prepared.splits.items())
+    labels = prepared.task.facts.labels
+    return [
+        f"{recipe.method.name}, {prepared.steps} steps of {recipe.rows} rows, {where}",
+        f"  examples: {sizes}" + (f"; {len(labels)} labels: {', '.join(labels[:8])}" if labels else ""),
+        *(f"  {part:<10} {count.trainable:>13,} trainable {count.frozen:>13,} frozen" for part, count in parts),
+    ]
+
+
+def dry_run(recipe: Finetuning) -> str:
+    """Load and check everything that a launch would, train nothing; returns the plan as text."""
+    recipe.rows_of_a_pass(dist.place().world_size)
+    prepared = prepare(recipe)
+    renewed(prepared.config, recipe.reinitialise)
+    return "\n".join([f"run {recipe.run}, from {prepared.reader.folder}", *announcement(prepared, TrainState())])
