@@ -135,8 +135,7 @@ def _mean_lengths(split: Split) -> tuple[int, int, int]:
     count = len(split)
     sources = sum(len(example["input_ids"]) for example in split.examples)
     targets = sum(len(example.get("decoder_input_ids", ())) for example in split.examples)
-    counted = sum(example["labels"].size for example in split.examples if example.get("labels") is not None)
-    written = counted if counted > count else 0  # a class is a label and no token
+    written = sum(len(example.get("labels", ())) for example in split.examples)
     return round(sources / count), round(targets / count), round(written / count)
 
 

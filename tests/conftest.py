@@ -23,12 +23,18 @@ import yaml
 from tokenizers import Tokenizer as Library
 from torch import Tensor
 
+from megas2s import files
 from megas2s.engine.local import LocalEngine
+from megas2s.finetune import finetune
 from megas2s.models.config import ModelConfig
-from megas2s.models.weights import open_weights
+from megas2s.models.parameters import canonical_parameters
+from megas2s.models.transformer import build
+from megas2s.models.weights import open_weights, save_weights
 from megas2s.pretrain import pretrain
 from megas2s.recipe import Recipe
 from megas2s.spec import parse
+from megas2s.tokenizer.load import Tokenizer
+from megas2s.tuning import Finetuning
 
 from .small_tokenizers import KINDS
 
@@ -274,18 +280,23 @@ def finished() -> type[Finished]:
     return Finished
 
 
+def train_all(data: dict) -> Finished:
+    recipe = parse(Recipe, data, source="recipe")
+    while pretrain(recipe):
+        pass
+    return Finished(Path(data["run"]))
+
+
+def tune(data: dict) -> Finished:
+    finetune(parse(Finetuning, data, source="recipe"))
+    return Finished(Path(data["run"]))
+
+
 @contextlib.contextmanager
-def training() -> Iterator[Callable[[dict], Finished]]:
+def training(run: Callable[[dict], Finished] = train_all) -> Iterator[Callable[[dict], Finished]]:
     """Train all stages of a recipe, given as plain data, in this process; raises what training raises."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-
-    def run(data: dict) -> Finished:
-        recipe = parse(Recipe, data, source="recipe")
-        while pretrain(recipe):
-            pass
-        return Finished(Path(data["run"]))
-
     try:
         yield run
     finally:
@@ -309,6 +320,31 @@ def train_here() -> Iterator[Callable[[dict], Finished]]:
     """Train all stages of a recipe, given as plain data, in this process; raises what training raises."""
     with training() as train:
         yield train
+
+
+@pytest.fixture(scope="module")
+def tune_here() -> Iterator[Callable[[dict], Finished]]:
+    """Fine-tune by a recipe, given as plain data, in this process."""
+    with training(tune) as run:
+        yield run
+
+
+@pytest.fixture(scope="session")
+def random_weights(corpus_folder: Path) -> Callable[..., Path]:
+    """`random_weights(folder, **sizes)`: published weights of a small random model that knows the corpus' tokenizer."""
+    tokenizer = Tokenizer.load(corpus_folder / "tokenizer")
+
+    def save(folder: Path, **sizes: object) -> Path:
+        facts = {"vocab_size": tokenizer.vocabulary.size, "pad_id": tokenizer.vocabulary.pad}
+        config = ModelConfig(**{**facts, **sizes})
+        torch.manual_seed(7)
+        tensors = [(name, value.detach()) for name, value in canonical_parameters(build(config)).items()]
+        temporary = files.empty_temporary(folder)
+        save_weights(temporary, tensors, config=config, metadata={"tokenizer": tokenizer.fingerprint})
+        files.publish(temporary, folder, {"kind": "weights"})
+        return folder
+
+    return save
 
 
 @pytest.fixture
@@ -345,13 +381,13 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 def disturb(train_here, interrupt, tmp_path: Path) -> Callable[..., tuple[Finished, Finished]]:
     """`disturb(recipe, *stops)`: the recipe, as plain data, run straight through and interrupted before each stop."""
 
-    def run(data: dict, *stops: int) -> tuple[Finished, Finished]:
-        straight = train_here({**data, "run": str(tmp_path / "straight")})
+    def run(data: dict, *stops: int, by: Callable[[dict], Finished] = train_here) -> tuple[Finished, Finished]:
+        straight = by({**data, "run": str(tmp_path / "straight")})
         disturbed = {**data, "run": str(tmp_path / "disturbed")}
         for stop in stops:
             interrupt(stop)
             with pytest.raises(Interrupted):
-                train_here(disturbed)
-        return straight, train_here(disturbed)
+                by(disturbed)
+        return straight, by(disturbed)
 
     return run

@@ -8,22 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-from megas2s import files
-from megas2s.models.config import ModelConfig
-from megas2s.models.parameters import canonical_parameters
 from megas2s.models.presets import preset
-from megas2s.models.transformer import build
-from megas2s.models.weights import save_weights
 from megas2s.prepare import dry_run
 from megas2s.recipe import ModelChoice, Recipe, load_recipe
 from megas2s.spec import parse
-from megas2s.tokenizer.load import Tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = {path.stem: path for path in sorted((ROOT / "launch" / "recipes").glob("*.yaml"))}
@@ -71,14 +66,14 @@ MATRICES = {
 }
 
 
-def twin(name: str, *, run: Path, corpus: Path, ranks: int = 1) -> dict:
+def twin(name: str, *, run: Path, corpus: Path, save: Callable[..., Path], ranks: int = 1) -> dict:
     """The recipe of that name as plain data, with numbers that train in a second a stage."""
     data = yaml.safe_load(RECIPES[name].read_text(encoding="utf-8"))
     data |= {"run": str(run), "corpus": str(corpus), "workers": 0}
     like = data["model"].get("like")
     data["model"] = small_model({"preset": IMPORTED[like]} if like else data["model"])
     if like:
-        there = str(stand_in_for(like, data["model"], run.parent, corpus))
+        there = str(stand_in_for(like, data["model"], run.parent, save))
         data["model"], data["stages"][0]["init"] = {"like": there}, there
     data["log"] = {"every": 1, "evaluate_every": 2, "heldout_rows": 1, "samples_every": 2, "tensorboard": False}
     data["checkpoints"] |= {"every": 1}
@@ -95,17 +90,9 @@ def twin(name: str, *, run: Path, corpus: Path, ranks: int = 1) -> dict:
     return data
 
 
-def stand_in_for(like: str, sizes: dict, folder: Path, corpus: Path) -> Path:
+def stand_in_for(like: str, sizes: dict, folder: Path, save: Callable[..., Path]) -> Path:
     """Random weights of a small model where a recipe takes published ones."""
-    tokenizer = Tokenizer.load(corpus / "tokenizer")
-    rest = {"vocab_size": tokenizer.vocabulary.size, "pad_id": tokenizer.vocabulary.pad}
-    config = ModelConfig(**sizes, **rest, tying=preset(IMPORTED[like], vocab_size=1).tying)
-    temporary, out = files.empty_temporary(folder / "weights"), folder / "weights"
-    tensors = canonical_parameters(build(config)).items()
-    metadata = {"tokenizer": tokenizer.fingerprint}
-    save_weights(temporary, ((name, value.detach()) for name, value in tensors), config=config, metadata=metadata)
-    files.publish(temporary, out, {"kind": "weights"})
-    return out
+    return save(folder / "weights", **sizes, tying=preset(IMPORTED[like], vocab_size=1).tying)
 
 
 def small_model(choice: dict) -> dict:
@@ -151,12 +138,12 @@ def test_every_shipped_recipe_has_its_promise_here():
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_passes_a_dry_run_as_it_stands(name: str, corpus_folder, tmp_path, monkeypatch):
+def test_a_recipe_passes_a_dry_run_as_it_stands(name: str, corpus_folder, random_weights, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)  # ds_configs/ is looked up from the working directory
     overrides = [f"corpus={corpus_folder}", f"run={tmp_path / 'run'}"]
     if like := load_recipe(RECIPES[name]).model.like:
         sizes = small_model({"preset": IMPORTED[like]}) | {"max_positions": 1024}
-        there = stand_in_for(like, sizes, tmp_path, corpus_folder)
+        there = stand_in_for(like, sizes, tmp_path, random_weights)
         overrides += [f"model.like={there}", f"stages.0.init={there}"]
     recipe = load_recipe(RECIPES[name], overrides)
     plan = dry_run(recipe)
@@ -167,9 +154,9 @@ def test_a_recipe_passes_a_dry_run_as_it_stands(name: str, corpus_folder, tmp_pa
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_twin_differs_from_its_recipe_in_numbers_alone(name: str, corpus_folder, tmp_path):
+def test_a_twin_differs_from_its_recipe_in_numbers_alone(name: str, corpus_folder, random_weights, tmp_path):
     recipe = load_recipe(RECIPES[name])
-    small = parse(Recipe, twin(name, run=tmp_path / "run", corpus=corpus_folder), source="twin")
+    small = parse(Recipe, twin(name, run=tmp_path / "run", corpus=corpus_folder, save=random_weights), source="twin")
     kept = ("name", "part", "decoder", "freeze", "frozen_dropout", "optimizer")
     for stage, smaller in zip(recipe.stages, small.stages, strict=True):
         assert [getattr(stage, field) for field in kept] == [getattr(smaller, field) for field in kept]
@@ -182,15 +169,17 @@ def test_a_twin_differs_from_its_recipe_in_numbers_alone(name: str, corpus_folde
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_twin_trains_to_its_end_and_leaves_what_the_recipe_promises(name: str, train_here, corpus_folder, tmp_path):
-    data = twin(name, run=tmp_path / "run", corpus=corpus_folder)
+def test_a_twin_trains_to_its_end_and_leaves_what_the_recipe_promises(
+    name: str, train_here, corpus_folder, random_weights, tmp_path
+):
+    data = twin(name, run=tmp_path / "run", corpus=corpus_folder, save=random_weights)
     assert_as_promised(train_here(data), name, data)
 
 
 @pytest.mark.slow
 @pytest.mark.ranks
-def test_the_twin_of_alexatm_trains_under_zero3_on_two_ranks(ranks, finished, corpus_folder, tmp_path):
-    data = twin("alexatm_20b", run=tmp_path / "run", corpus=corpus_folder, ranks=2)
+def test_the_twin_of_alexatm_trains_under_zero3_on_two_ranks(ranks, finished, corpus_folder, random_weights, tmp_path):
+    data = twin("alexatm_20b", run=tmp_path / "run", corpus=corpus_folder, save=random_weights, ranks=2)
     assert {stage["engine"]["config"] for stage in data["stages"]} == {"ds_configs/zero3.json"}
     path = tmp_path / "twin.yaml"
     path.write_text(yaml.safe_dump(data), encoding="utf-8")

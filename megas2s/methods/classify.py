@@ -90,13 +90,13 @@ class Classify(Pooled):
         label = _class(record, columns)
         if label not in facts.labels:
             raise BadData(f"the class {label!r} is not in the training data, which has {', '.join(facts.labels)}")
-        return {**self.source(record, columns, facts), "labels": np.array(facts.labels.index(label))}
+        return {**self.source(record, columns, facts), "class": np.array(facts.labels.index(label))}
 
     def loss(self, output: ModelOutput, batch: Batch) -> dict[str, Part]:
         """Cross-entropy, and the share of right answers."""
         scores, real = scores_of(output, batch), batch["sample"] >= 0
-        each = F.cross_entropy(scores, batch["labels"].clamp(min=0), reduction="none").where(real, 0.0)
-        right = (scores.argmax(-1) == batch["labels"]) & real
+        each = F.cross_entropy(scores, batch["class"], reduction="none").where(real, 0.0)
+        right = (scores.argmax(-1) == batch["class"]) & real
         return {self.name: Part(each.sum(), 1.0, each.detach()), "accuracy": measure(right.float(), real.float())}
 
     def predictions(self, model: Any, batch: Batch, facts: Facts) -> Tensor:

@@ -1,0 +1,229 @@
+"""Fine-tuning from weights to answers: what is planted is learnt, interruptions change nothing, engines agree."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from megas2s import files, tuning
+from megas2s.errors import BadCheckpoint, BadConfig, BadData
+from megas2s.models.weights import open_weights
+from megas2s.spec import parse
+
+ROOT = Path(__file__).resolve().parents[1]
+SHIPPED = sorted((ROOT / "launch" / "finetuning").glob("*.yaml"))
+SIZES = {"hidden_size": 32, "num_heads": 4, "ffn_size": 64, "num_encoder_layers": 1, "max_positions": 32}
+COLOURS = ("red", "blue")
+NOUNS = ("house", "tree", "river", "street", "stone", "garden", "window", "morning")
+GERMAN = {"red": "rot", "blue": "blau"}
+
+
+def examples(count: int, first: int = 0) -> list[dict]:
+    """A sentence with a colour, which is its class, its number, one of its tags and, in German, its translation."""
+    found = []
+    for number in range(first, first + count):
+        colour, noun, other = COLOURS[number % 2], NOUNS[number % 7], NOUNS[number * 3 % 8]
+        words = ["the", noun, "is", colour, "and", "the", other, "not"]
+        tags = ["B-COLOUR" if word == colour else "O" for word in words]
+        record = {
+            "text": " ".join(words),
+            "label": number % 2,
+            "score": 2.0 * (number % 2),
+            "words": words,
+            "tags": tags,
+        }
+        found.append({**record, "answer": GERMAN[colour]})
+    return found
+
+
+METHODS = {
+    "classify": ({"name": "classify"}, {}, {}),
+    "regress": ({"name": "regress"}, {"label": "score"}, {}),
+    "tag": ({"name": "tag"}, {"text": "words", "label": "tags"}, {}),
+    "seq2seq": ({"name": "seq2seq"}, {"label": "answer"}, {"num_decoder_layers": 1}),
+    "classify by a decoder": ({"name": "classify"}, {}, {"num_decoder_layers": 1}),
+}
+
+
+@pytest.fixture(scope="module")
+def make(random_weights, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict]:
+    """`make(kind, run)`: a recipe as plain data."""
+    folder = tmp_path_factory.mktemp("task")
+    for name, records in (("train", examples(64)), ("dev", examples(10, 100)), ("test", examples(14, 200))):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    weights = {
+        name: random_weights(folder / name, **SIZES, **more, dropout=0.0) for name, (_, _, more) in METHODS.items()
+    }
+
+    def recipe(kind: str, run: Path, **changes) -> dict:
+        method, columns, _ = METHODS[kind]
+        paths = {split: str(folder / f"{split}.jsonl") for split in ("train", "dev", "test")}
+        return {
+            "run": str(run),
+            "init": str(weights[kind]),
+            "tokenizer": str(changes.pop("tokenizer")),
+            "method": method,
+            "data": {**paths, "columns": columns},
+            "length": 32,
+            "target_length": 8,
+            "rows": 16,
+            "steps": 60,
+            "schedule": {"lr": 5e-3, "warmup_steps": 5},
+            "precision": "fp32",
+            "engine": {"name": "local"},
+            "log": {"every": 20, "evaluate_every": 30, "tensorboard": False},
+            **changes,
+        }
+
+    return recipe
+
+
+@pytest.fixture
+def recipe(make, corpus_folder, tmp_path):
+    return lambda kind, **changes: make(kind, tmp_path / "run", tokenizer=corpus_folder / "tokenizer", **changes)
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_what_is_planted_is_learnt_and_the_test_set_answered(kind: str, recipe, tune_here, tmp_path):
+    left = tune_here(recipe(kind, steps=120))
+    results = files.read_json(tmp_path / "run" / "results.json")
+    measure = {"regress": "pearson", "tag": "span_f1", "seq2seq": "exact_match"}.get(kind, "accuracy")
+    assert results["dev"]["all"][measure] > 0.9
+    assert results["test"]["all"][measure] > 0.9
+    lines = (tmp_path / "run" / "answers" / "test.jsonl").read_text().splitlines()
+    assert len(lines) == 14
+    assert json.loads(lines[0]).keys() == {"language", "answer", "reference"}
+    stage = METHODS[kind][0]["name"]
+    last = [line for line in left.log(stage) if line["kind"] == "heldout"][-1]
+    assert last["step"] == 120
+    assert last[f"measure/{measure}"] == pytest.approx(results["dev"]["all"][measure])
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_it_goes_on_where_it_was_to_the_bit(kind: str, recipe, tune_here, disturb):
+    data = recipe(kind, steps=8, dropout=0.1, checkpoints={"every": 3})
+    straight, disturbed = disturb(data, 2, 5, by=tune_here)
+    stage = METHODS[kind][0]["name"]
+    assert disturbed.bits(stage) == straight.bits(stage)
+    results = [files.read_json(run.folder / "results.json") for run in (straight, disturbed)]
+    assert results[0] == results[1]
+
+
+def test_the_same_command_once_all_is_done_changes_nothing(recipe, tune_here, tmp_path):
+    before = tune_here(recipe("classify", steps=4))
+    kept = before.bits("classify"), (tmp_path / "run" / "results.json").read_bytes()
+    after = tune_here(recipe("classify", steps=4))
+    assert (after.bits("classify"), (tmp_path / "run" / "results.json").read_bytes()) == kept
+    (tmp_path / "run" / "results.json").unlink()
+    tune_here(recipe("classify", steps=4))
+    assert (tmp_path / "run" / "results.json").read_bytes() == kept[1]
+
+
+def test_another_recipe_does_not_go_on_with_a_finished_run(recipe, tune_here):
+    tune_here(recipe("classify", steps=4))
+    with pytest.raises(BadCheckpoint, match="length"):
+        tune_here(recipe("classify", steps=4, length=30))
+
+
+def test_one_language_is_learnt_and_all_are_tried(recipe, tune_here, tmp_path):
+    data = recipe("tag", steps=4)
+    train, dev, test = (data["data"][split] for split in ("train", "dev", "test"))
+    data["data"] |= {"train": {"en": train}, "dev": {"en": dev}, "test": {"en": test, "de": dev}}
+    tune_here(data)
+    results = files.read_json(tmp_path / "run" / "results.json")
+    assert results["test"].keys() == {"all", "en", "de"}
+    assert results["dev"].keys() == {"all", "en"}
+    assert results["test"]["de"] == results["dev"]["en"]  # the same examples under another name
+
+
+def test_an_encoder_is_taken_out_of_an_encoder_decoder(recipe, tune_here):
+    left = tune_here(recipe("classify by a decoder", part="encoder", steps=2))
+    assert not left.config("classify").is_seq2seq
+    assert "text.out.weight" in left.weights("classify")
+
+
+def test_frozen_layers_stand_and_renewed_ones_begin_anew(recipe, tune_here):
+    data = recipe("classify", steps=2, freeze=["encoder.*"], reinitialise=["encoder.layers.0.ffn.*"])
+    left = tune_here(data).weights("classify")
+    reader = open_weights(Path(data["init"]))
+    before = {name: reader.tensor(name) for name in reader.names}
+    same = {name for name in before if name in left and torch.equal(before[name], left[name])}
+    encoder = {name for name in before if name.startswith("encoder.")}
+    renewed = {"encoder.layers.0.ffn.up.weight", "encoder.layers.0.ffn.down.weight"}
+    assert encoder - same == renewed
+    assert {name for name in before if name.startswith("mlm.")} <= same
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"epochs": 1}, BadConfig, "state either epochs or steps"),
+        ({"steps": None}, BadConfig, "state either epochs or steps"),
+        ({"rows": 0}, BadConfig, "rows must be above 0"),
+        ({"length": 64}, BadConfig, "rows of 64 tokens exceed the model's 32 positions"),
+        ({"length": 2}, BadConfig, "length 2 leaves no room for text"),
+        ({"method": {"name": "seq2seq"}}, BadConfig, "these weights are an encoder's"),
+        ({"reinitialise": ["decoder.*"]}, BadConfig, r"reinitialise: 'decoder\.\*' matches no parameter"),
+        ({"freeze": ["decodr.*"]}, BadConfig, "matches no parameter"),
+        ({"init": "nowhere"}, BadConfig, "there is no folder nowhere"),
+        ({"data": {"train": "nowhere.jsonl"}}, BadData, r"data.train: there is no file nowhere.jsonl"),
+        ({"data": {"train": {}}}, BadConfig, r"data.train names no file"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_a_model_is_built(changes, error, said, recipe):
+    with pytest.raises(error, match=said):
+        tuning.dry_run(parse(tuning.Finetuning, recipe("classify") | changes, source="recipe"))
+
+
+def test_an_example_that_is_none_is_named_by_file_and_number(recipe, tmp_path):
+    data = recipe("classify")
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"text": "a", "label": 1}\n{"text": "b", "label": 9}\n')
+    data["data"]["dev"] = str(bad)
+    with pytest.raises(BadData, match=r"bad.jsonl, example 2: the class '9' is not in the training data"):
+        tuning.dry_run(parse(tuning.Finetuning, data, source="recipe"))
+
+
+def test_rows_that_do_not_divide_are_refused(recipe):
+    data = parse(tuning.Finetuning, recipe("classify", micro_batch=3), source="recipe")
+    with pytest.raises(BadConfig, match="16 rows do not divide into micro-batches of 3 on 1 ranks"):
+        data.rows_of_a_pass(1)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_shipped_recipe_is_read_and_written_back(path: Path):
+    found = tuning.load(path, [])
+    assert parse(tuning.Finetuning, yaml.safe_load(tuning.dump(found)), source="dumped") == found
+
+
+def test_the_script_says_what_it_would_do(recipe, script, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe("classify")))
+    done = script("launch/finetune.py", tmp_path / "recipe.yaml", "--dry-run")
+    assert done.returncode == 0, done.stdout
+    assert "classify, 60 steps of 16 rows" in done.stdout
+    assert "examples: 64 to train, 10 to dev, 14 to test; 2 labels: 0, 1" in done.stdout
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.ranks
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("config", ["zero1", "zero3"])
+@pytest.mark.parametrize("kind", ["classify", "seq2seq"])
+def test_two_ranks_learn_and_answer_what_one_does(kind: str, config: str, recipe, tune_here, ranks, finished, tmp_path):
+    data = recipe(kind, steps=10)
+    alone = tune_here(data)
+    engine = {"name": "zero", "config": str(ROOT / "ds_configs" / f"{config}.json")}
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(data | {"run": str(tmp_path / "two"), "engine": engine}))
+    done = ranks(2, "launch/finetune.py", tmp_path / "two.yaml", timeout=200)
+    assert done.returncode == 0, done.stdout[-3000:]
+    shared = finished(tmp_path / "two")
+    stage = METHODS[kind][0]["name"]
+    assert shared.losses(stage) == pytest.approx(alone.losses(stage), rel=1e-4)
+    results = [files.read_json(run.folder / "results.json") for run in (alone, shared)]
+    assert results[0] == results[1]
