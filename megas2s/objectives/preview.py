@@ -36,10 +36,15 @@ def fill(examples: Sequence[Example], columns: RowLengths) -> Fill:
 def preview(tokens: np.ndarray, example: Example, decode: Decode, *, characters: int = 400) -> str:
     """An example in named lines: the raw window, the source after noise, and what is to be predicted.
 
-    Where single positions are predicted, each shows as what the model sees there and what it should say.
+    Where single positions are predicted, each shows as what the model sees there and what it should say. Where the
+    encoder has labels of its own, the tokens of each label but 0 are listed.
     """
     labels = example["labels"][example["labels"] != IGNORED]
     lines = [("raw", decode(tokens)), ("source", decode(example["input_ids"]))]
+    if "second_input_ids" in example:
+        lines.append(("second", decode(example["second_input_ids"])))
+    if "encoder_labels" in example:
+        lines.append(("encoder", ", ".join(_labelled(example, decode))))
     if "masked_positions" in example:
         seen = example["input_ids"][example["masked_positions"][: len(labels)]]
         pairs = [f"{_one(before, decode)} -> {_one(after, decode)}" for before, after in zip(seen, labels, strict=True)]
@@ -47,6 +52,11 @@ def preview(tokens: np.ndarray, example: Example, decode: Decode, *, characters:
     else:
         lines.append(("target", decode(labels)))
     return "\n".join(_line(name, text, characters) for name, text in lines)
+
+
+def _labelled(example: Example, decode: Decode) -> list[str]:
+    found = np.flatnonzero(example["encoder_labels"] > 0)
+    return [f"{_one(example['input_ids'][place], decode)} is {example['encoder_labels'][place]}" for place in found]
 
 
 def _one(token: int, decode: Decode) -> str:

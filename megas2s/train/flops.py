@@ -26,6 +26,8 @@ class StepSize(NamedTuple):
     source: int  # columns S
     target: int  # columns T, 0 where there is no decoder
     predicted: int  # positions per row that meet the vocabulary
+    classed: int = 0  # states of tokens per row that a head of few classes reads
+    restored: int = 0  # states of an encoder-decoder's encoder per row that meet the vocabulary
 
 
 class Flops(NamedTuple):
@@ -35,7 +37,7 @@ class Flops(NamedTuple):
     decoder_self: int = 0
     decoder_cross: int = 0
     decoder_ffn: int = 0
-    head: int = 0  # the vocabulary matrix and, for an encoder, the dense layer before it
+    head: int = 0  # the vocabulary matrix, the dense layer before it where there is one, and heads of few classes
 
     @property
     def total(self) -> int:
@@ -54,7 +56,8 @@ def step_breakdown(shapes: Shapes, size: StepSize, *, frozen: Collection[str] = 
     memory_moves, encoder = walk.encoder()
     if depth(shapes, "decoder") == 0:
         return Flops(encoder=encoder, head=walk.masked_head(memory_moves))
-    return walk.decoder(memory_moves)._replace(encoder=encoder)
+    decoder = walk.decoder(memory_moves)
+    return decoder._replace(encoder=encoder, head=decoder.head + walk.encoder_heads(memory_moves))
 
 
 def depth(shapes: Shapes, stack: str) -> int:
@@ -149,13 +152,26 @@ class _Walk:
             cross, moves = cross + cost, self.after(norm, moves or mixed)
             moves, cost = self._ffn(layer, moves, target)
             ffn += cost
-        head = self._vocabulary(self.norm("decoder.norm", moves))
+        matrix = vocabulary_matrix(self._shapes)
+        head = self._vocabulary(self.norm("decoder.norm", moves), self._size.predicted, matrix)
         return Flops(decoder_self=own, decoder_cross=cross, decoder_ffn=ffn, head=head)
 
     def masked_head(self, moves: bool) -> int:
         """The head for masked language modelling, at the predicted positions."""
-        moves, dense = self._linear("mlm.dense", moves, self._size.predicted)
-        return dense + self._vocabulary(self.norm("mlm.norm", moves))
+        return self._masked_head(moves, self._size.predicted, vocabulary_matrix(self._shapes))
+
+    def encoder_heads(self, moves: bool) -> int:
+        """What reads the encoder's states of an encoder-decoder beside its decoder."""
+        total = 0
+        if "classes.weight" in self._shapes:
+            total += self._linear("classes", moves, self._size.classed)[1]
+        if "mlm.dense.weight" in self._shapes:
+            total += self._masked_head(moves, self._size.restored, embedding_matrix(self._shapes, "encoder"))
+        return total
+
+    def _masked_head(self, moves: bool, positions: int, matrix: str) -> int:
+        moves, dense = self._linear("mlm.dense", moves, positions)
+        return dense + self._vocabulary(self.norm("mlm.norm", moves), positions, matrix)
 
     def _linear(self, name: str, moves: bool, tokens: int) -> tuple[bool, int]:
         """Whether the output needs a gradient, and the products: forward, by the weight, by the input."""
@@ -197,8 +213,7 @@ class _Walk:
         outer, down = self._linear(f"{layer}.ffn.down", inner, tokens)
         return self.after(f"{layer}.ffn_norm", moves or outer), cost + down
 
-    def _vocabulary(self, moves: bool) -> int:
-        """Logits once, and each gradient that is needed from the same logits."""
-        matrix = vocabulary_matrix(self._shapes)
-        positions = self._size.rows * self._size.predicted
-        return 2 * positions * math.prod(self._shapes[matrix]) * (1 + moves + self.trains(matrix))
+    def _vocabulary(self, moves: bool, positions: int, matrix: str) -> int:
+        """Logits of so many positions a row once, and each gradient that is needed from the same logits."""
+        products = 2 * self._size.rows * positions * math.prod(self._shapes[matrix])
+        return products * (1 + moves + self.trains(matrix))

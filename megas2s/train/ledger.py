@@ -90,9 +90,19 @@ def step_size(objective: Objective, shape: Shape, *, rows: int) -> StepSize:
     ordinary = shape.vocabulary.ordinary
     window = ordinary[np.arange(tokens) % len(ordinary)].astype(np.int64)
     drawn = range(1 if lengths.full else SAMPLED_ROWS)
-    labels = [objective.corrupt(window.copy(), generator(0, "ledger", n), shape, n)["labels"] for n in drawn]
+    examples = [objective.corrupt(window.copy(), generator(0, "ledger", n), shape, n) for n in drawn]
+    labels = [example["labels"] for example in examples]
     predicted = sum(row.size if lengths.full else int((row != IGNORED).sum()) for row in labels)
-    return StepSize(rows * objective.views, lengths.source, lengths.target, round(predicted / len(labels)))
+    marked = [example["encoder_labels"] for example in examples if "encoder_labels" in example]
+    restored = sum(int((row != IGNORED).sum()) for row in marked)
+    return StepSize(
+        rows * objective.views,
+        lengths.source,
+        lengths.target,
+        round(predicted / len(labels)),
+        classed=lengths.source // objective.views if marked else 0,  # one view has labels of the encoder's own
+        restored=round(restored / len(labels) / objective.views),
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,6 +115,7 @@ class Work:
     size: StepSize
     batch_tokens: int
     steps: int
+    views: int = 1  # passes of each window through the model
 
     @property
     def is_seq2seq(self) -> bool:
@@ -127,6 +138,7 @@ def work_of(stage: Stage, config: ModelConfig, vocabulary: Vocabulary) -> Work:
         size=size,
         batch_tokens=stage.batch_tokens,
         steps=stage.total_steps,
+        views=stage.objective.views,
     )
 
 
@@ -181,7 +193,8 @@ def total_cost(works: Sequence[Work]) -> Cost:
 def training_units(work: Work) -> float:
     """Training units of a stage; see the head of this module."""
     width = work.shapes["encoder.layers.0.ffn.down.weight"][0]
-    scale = work.steps / UNIT_STEPS * work.batch_tokens / UNIT_TOKENS * (width / UNIT_WIDTH) ** 2 / UNIT_LAYERS
+    read = work.batch_tokens * work.views
+    scale = work.steps / UNIT_STEPS * read / UNIT_TOKENS * (width / UNIT_WIDTH) ** 2 / UNIT_LAYERS
     layers = 0.0
     for stack, units in STACK_UNITS.items():
         still = _frozen_layers(work, stack)

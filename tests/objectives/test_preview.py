@@ -40,6 +40,22 @@ def test_a_pair_shows_source_and_target_and_long_texts_are_cut():
     ]
 
 
+def test_two_views_show_both_and_what_the_encoder_is_to_find():
+    example = {
+        "input_ids": np.array([11, 10, 2]),
+        "second_input_ids": np.array([10, 11, 2]),
+        "encoder_labels": np.array([1, 2, 0]),
+        "labels": np.array([10, 11, 2]),
+    }
+    assert preview(np.array([10, 11]), example, decode).splitlines() == [
+        "  raw       the cat",
+        "  source    cat the </s>",
+        "  second    the cat </s>",
+        "  encoder   cat is 1, the is 2",
+        "  target    the cat </s>",
+    ]
+
+
 def test_fill_counts_tokens_of_columns():
     examples = [
         {"input_ids": np.zeros(5), "labels": np.array([7, 7, IGNORED])},

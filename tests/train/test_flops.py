@@ -211,3 +211,25 @@ def test_the_flops_of_alexatm_20b_by_hand():
 def test_layers_below_everything_that_trains_keep_nothing(patterns, kept):
     config = seq2seq("untied")
     assert layers_with_backward(parameter_shapes(config), frozen=frozen_names(config, patterns)) == kept
+
+
+@pytest.mark.parametrize("patterns", [[], ["encoder.*"]])
+@pytest.mark.parametrize("heads", [{"token_classes": 3}, {"encoder_restores": True}])
+def test_heads_on_the_encoder_of_an_encoder_decoder_are_counted(heads: dict, patterns: list[str]):
+    config = dataclasses.replace(seq2seq("tied_to_decoder"), **heads)
+    size = StepSize(rows=2, source=8, target=6, predicted=6, classed=4, restored=3)
+    model = build(config)
+    freeze(model, patterns)
+    batch = {"input_ids": torch.randint(96, (2, 8)), "decoder_input_ids": torch.randint(96, (2, 6))}
+    known = {torch.ops.aten.addmm_: lambda total, a, b, **_: mm_flop(a, b)}
+    with FlopCounterMode(display=False, custom_mapping=known) as counter, sdpa_kernel(SDPBackend.MATH):
+        output = model(batch)
+        loss = output.decoder_vocabulary_loss(output.decoder_hidden.flatten(0, 1), torch.randint(96, (12,))).total
+        if output.token_scores is not None:
+            loss = loss + output.token_scores(output.encoder_hidden[:, :4]).sum()
+        else:
+            states = output.encoder_hidden[:, :3].flatten(0, 1)
+            loss = loss + output.encoder_vocabulary_loss(states, torch.randint(96, (6,))).total
+        loss.backward()
+    frozen = frozen_names(config, patterns)
+    assert step_flops(parameter_shapes(config), size, frozen=frozen) == counter.get_total_flops()

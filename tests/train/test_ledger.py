@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,10 @@ from megas2s.models.parameters import parameter_shapes
 from megas2s.models.presets import PRESETS, preset
 from megas2s.objectives.base import Shape
 from megas2s.objectives.clm import CLM
+from megas2s.objectives.contrast import Contrasting
 from megas2s.objectives.denoising import Denoising
+from megas2s.objectives.e2s2 import E2S2
+from megas2s.objectives.finding import Finding
 from megas2s.objectives.mlm import MLM
 from megas2s.tokenizer.vocab import Vocabulary
 from megas2s.train.flops import StepSize
@@ -144,3 +149,18 @@ def test_a_peak_is_known_or_absent_never_guessed(name, peak):
 
 def test_a_day_is_a_day():
     assert days(864e17, gpus=2, peak=1e15, mfu=0.5) == pytest.approx(1.0)
+
+
+def test_two_views_of_a_window_are_two_rows_and_their_heads_read_one():
+    shape = Shape(VOCABULARY, 512, 512)
+    plain, both = Denoising(), E2S2(base=Denoising(), contrast=Contrasting(group=2))
+    one, two = step_size(plain, shape, rows=4), step_size(both, shape, rows=4)
+    assert two == one._replace(rows=8, classed=one.source // 2, restored=two.restored)
+    tokens = E2S2(base=Denoising(), contrast=None, denoise=Finding(target="token"))
+    assert step_size(tokens, shape, rows=4).restored == pytest.approx(one.source * (0.15 + 0.1) / 2, rel=0.15)
+
+
+def test_both_passes_are_priced_and_windows_counted_once():
+    twice = dataclasses.replace(work(SEQ2SEQ, 1000), views=2)
+    assert cost(twice).tokens == cost(work(SEQ2SEQ, 1000)).tokens
+    assert training_units(twice) == pytest.approx(2 * training_units(work(SEQ2SEQ, 1000)))
