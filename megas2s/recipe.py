@@ -164,13 +164,15 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return recipe
 
 
-def read_overridden(path: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """The plain data of a recipe's file with dotted `key=value` overrides."""
+def read_overridden(
+    path: str | Path, overrides: Sequence[str], *, shipped_in: str = "launch/recipes"
+) -> dict[str, Any]:
+    """The plain data of a recipe's file with dotted `key=value` overrides; where it is missing, others are named."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
-        shipped = sorted(recipe.name for recipe in Path("launch/recipes").glob("*.yaml"))
-        hint = f"; launch/recipes/ holds {', '.join(shipped)}" if shipped else ""
+        shipped = sorted(recipe.name for recipe in Path(shipped_in).glob("*.yaml"))
+        hint = f"; {shipped_in}/ holds {', '.join(shipped)}" if shipped else ""
         raise BadConfig(f"no recipe at {path}{hint}") from None
     except OSError as error:
         raise BadConfig(f"{path} cannot be read ({error.strerror}); give the YAML file of a recipe") from None

@@ -122,7 +122,8 @@ class Finetuning:
 
 def load(path: str | Path, overrides: list[str]) -> Finetuning:
     """The recipe in a YAML file with dotted `key=value` overrides; raises BadConfig with one line per mistake."""
-    recipe: Finetuning = parse(Finetuning, read_overridden(path, overrides), source=str(path))
+    data = read_overridden(path, overrides, shipped_in="launch/finetuning")
+    recipe: Finetuning = parse(Finetuning, data, source=str(path))
     return recipe
 
 

@@ -75,3 +75,35 @@ def test_a_batch_that_the_ranks_cannot_share_is_refused_once_for_all_ranks(ranks
     result = ranks(2, PRETRAIN, recipe, f"run={tmp_path}/run", *overrides)
     refused(result, 2, "stage 'mlm': 5 rows per step (batch_tokens 320 / 64) are not divisible by 2 ranks; change")
     assert not (tmp_path / "run").exists()
+
+
+E2S2 = "stages.mlm.objective={{name: e2s2, contrast: {contrast}}}"
+
+
+@pytest.mark.parametrize(
+    ("contrast", "said"),
+    [
+        ("{group: 3}", "contrast.group 3: a group lies inside one micro-batch, of 2 rows here, or is one micro-batch"),
+        ("{group: 1}", "a sentence needs others to be told from; compare at least 2"),
+        (
+            "{group: 2, representation: prompt, prompts: ['%s X [MASK]', 'X [MASK]']}" % ("word " * 80),
+            "tokens, and a source has 64 in all; shorten the prompts or lengthen the source",
+        ),
+    ],
+    ids=["split groups", "one sentence", "prompts longer than the window"],
+)
+def test_a_contrast_that_cannot_be_is_refused(script, recipe, tmp_path, contrast, said):
+    overrides = [E2S2.format(contrast=contrast), "stages.mlm.decoder={tying: tied}", "stages.mlm.engine={name: local}"]
+    refused(script(PRETRAIN, recipe, f"run={tmp_path}/run", *overrides), 2, said)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_task_without_examples_is_refused(script, tmp_path):
+    finetune = "launch/finetune.py"
+    refused(script(finetune, "nowhere.yaml"), 2, "no recipe at nowhere.yaml; launch/finetuning/ holds classify.yaml, ")
+    refused(
+        script(finetune, "launch/finetuning/classify.yaml", f"run={tmp_path}/run"),
+        3,
+        "data.train: there is no file data/cola/train.jsonl; give a .jsonl or .tsv file of examples",
+    )
+    assert not (tmp_path / "run").exists()

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-
-transformers = pytest.importorskip("transformers")
-
+import transformers
 from tokenizers import processors
 
 from megas2s.tokenizer import folder as tokenizer_folder

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-
-transformers = pytest.importorskip("transformers")
+import transformers
 
 from megas2s import files
 from megas2s.errors import BadConfig, BadData
