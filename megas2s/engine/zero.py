@@ -21,6 +21,7 @@ import deepspeed
 import torch
 from deepspeed.accelerator import get_accelerator
 from deepspeed.ops.adam import DeepSpeedCPUAdam
+from deepspeed.runtime import bf16_optimizer
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from torch import Tensor, nn
 
@@ -115,7 +116,8 @@ class ZeroEngine:
         self._trained = trained = TrainedModel(self._build(config), setup.losses)
         self._parameters = dict(trained.model.named_parameters())
         optimizer = _optimizer(self._parameters, setup, offloads_optimizer(knobs))
-        self._engine, *_ = deepspeed.initialize(model=trained, optimizer=optimizer, config=config)
+        with _no_memory_reports():
+            self._engine, *_ = deepspeed.initialize(model=trained, optimizer=optimizer, config=config)
         self._parameters = dict(self._engine.module.model.named_parameters())
         if setup.precision != "fp32":
             self._restore_masters()
@@ -251,6 +253,20 @@ def _optimizer(parameters: Mapping[str, nn.Parameter], setup: Setup, offload: bo
         groups, lr=0.0, betas=betas, eps=setup.optimizer.eps, adamw_mode=True
     )
     return cpu_adam
+
+
+@contextlib.contextmanager
+def _no_memory_reports() -> Iterator[None]:
+    """Keep DeepSpeed's bf16 optimizer from collecting garbage several times for each group, to report memory unseen.
+
+    With a group for each tensor (`scale_by_rms`) that is minutes before the first step.
+    """
+    original = bf16_optimizer.see_memory_usage
+    bf16_optimizer.see_memory_usage = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        bf16_optimizer.see_memory_usage = original
 
 
 def _gathered(parameter: nn.Parameter, modifier_rank: int | None = None) -> contextlib.AbstractContextManager[Any]:
