@@ -12,7 +12,7 @@ LAYERS = [
     {"spec", "rng", "place", "dist", "files", "labels", "processes", "cli", "hub"},
     {"models", "data", "tokenizer"},
     {"objectives", "convert"},
-    {"engine"},
+    {"engine", "analysis"},
     {"train"},
     {"recipe"},
     {"prepare"},
