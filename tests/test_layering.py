@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "transformers": {"convert/hf.py"},
     "datasets": {"data/tables.py"},
     "mpi4py": set(),  # see dist.py
+    "sklearn": {"analysis/probing.py"},
 }
 
 
