@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "datasets": {"data/tables.py"},
     "mpi4py": set(),  # see dist.py
     "sklearn": {"analysis/probing.py"},
+    "matplotlib": {"analysis/plots.py"},
 }
 
 
