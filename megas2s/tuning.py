@@ -9,7 +9,6 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -27,10 +26,10 @@ from megas2s.methods.base import Facts, Task
 from megas2s.models.config import ModelConfig
 from megas2s.models.freezing import count_by_part, frozen_names
 from megas2s.models.handoff import hand_off
-from megas2s.models.parameters import parameter_shapes
+from megas2s.models.reinitialising import reinitialised_names
 from megas2s.models.weights import WeightsReader
 from megas2s.recipe import read_overridden
-from megas2s.spec import nearest, parse, plain, spec
+from megas2s.spec import parse, plain, spec
 from megas2s.tasks import Examples, Split, check_lengths, encode, read_split
 from megas2s.tokenizer.folder import Stored
 from megas2s.tokenizer.load import Tokenizer
@@ -160,6 +159,7 @@ def prepare(recipe: Finetuning) -> Prepared:
         config = recipe.method.shaped(_taken(recipe, reader.config), labels)
         frozen = (*recipe.freeze, *recipe.method.unused(config))
         frozen_names(config, frozen)
+        reinitialised_names(config, recipe.reinitialise)
     except ValueError as error:
         raise BadConfig(str(error)) from None
     facts = Facts(
@@ -192,21 +192,8 @@ def initial(prepared: Prepared) -> Callable[[str], Tensor | None]:
     """Where each parameter begins: in the weights, or anew."""
     recipe = prepared.recipe
     carried = hand_off(prepared.reader, prepared.config, part=recipe.part)
-    anew = renewed(prepared.config, recipe.reinitialise)
+    anew = reinitialised_names(prepared.config, recipe.reinitialise)
     return lambda name: None if name in anew else carried(name)
-
-
-def renewed(config: ModelConfig, patterns: tuple[str, ...]) -> set[str]:
-    """The parameters that patterns name; raises BadConfig where one names none."""
-    found: set[str] = set()
-    for pattern in patterns:
-        named = {name for name in parameter_shapes(config) if fnmatchcase(name, pattern)}
-        if not named:
-            raise BadConfig(
-                f"reinitialise: {pattern!r} matches no parameter; {nearest(pattern, parameter_shapes(config))}"
-            )
-        found |= named
-    return found
 
 
 def bound(prepared: Prepared) -> dict[str, str]:
@@ -250,5 +237,4 @@ def dry_run(recipe: Finetuning) -> str:
     """Load and check everything that a launch would, train nothing; returns the plan as text."""
     recipe.rows_of_a_pass(dist.place().world_size)
     prepared = prepare(recipe)
-    renewed(prepared.config, recipe.reinitialise)
     return "\n".join([f"run {recipe.run}, from {prepared.reader.folder}", *announcement(prepared, TrainState())])

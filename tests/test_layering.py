@@ -12,7 +12,7 @@ LAYERS = [
     {"spec", "rng", "place", "dist", "files", "labels", "processes", "cli", "hub"},
     {"models", "data", "tokenizer"},
     {"objectives", "convert", "metrics"},
-    {"generate"},
+    {"generate", "analysis"},
     {"methods"},
     {"engine"},
     {"train"},
@@ -27,6 +27,8 @@ MAY_IMPORT = {
     "transformers": {"convert/hf.py"},
     "datasets": {"data/tables.py"},
     "mpi4py": set(),  # see dist.py
+    "sklearn": {"analysis/probing.py"},
+    "matplotlib": {"analysis/plots.py"},
 }
 
 

@@ -25,8 +25,8 @@ from megas2s.convert.names import Shape, decoder_start
 from megas2s.errors import BadCheckpoint, BadConfig
 from megas2s.labels import IGNORED
 from megas2s.models.config import ModelConfig
-from megas2s.models.parameters import canonical_parameters, parameter_shapes
-from megas2s.models.transformer import EncoderModel, Seq2SeqModel, build
+from megas2s.models.loading import filled
+from megas2s.models.parameters import parameter_shapes
 from megas2s.rng import generator
 from megas2s.spec import nearest
 from megas2s.tokenizer.vocab import Vocabulary
@@ -147,7 +147,7 @@ def _our_numbers(
     exported: Shape, value: Callable[[str], Tensor], batch: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor | None]:
     """Logits at the labels and their mean loss; without a head the states at real tokens."""
-    model = _our_model(exported, value)
+    model = filled(exported.config, value, masked_head=exported.head)
     output = model(batch)
     if not exported.head:
         states: Tensor = output.encoder_hidden[batch["attention_mask"].bool()]
@@ -159,25 +159,6 @@ def _our_numbers(
     real = labels.ne(IGNORED)
     total = loss(hidden.flatten(0, 1), labels.flatten()).total
     return model.logits(hidden[real]), total / real.sum()
-
-
-def _our_model(exported: Shape, value: Callable[[str], Tensor]) -> EncoderModel | Seq2SeqModel:
-    """Our model with given values, never filled with random ones; the MLM head stays empty where none is exported."""
-    with torch.device("meta"):
-        model = build(exported.config)
-    names = {id(parameter): name for name, parameter in canonical_parameters(model).items()}
-    read: dict[str, Tensor] = {}
-    state: dict[str, Tensor] = {}
-    for place, parameter in model.named_parameters(remove_duplicate=False):
-        name = names[id(parameter)]
-        if name.startswith("mlm.") and not exported.head:
-            continue
-        if name not in read:
-            read[name] = value(name)
-        state[place] = read[name]
-    model.load_state_dict(state, assign=True, strict=exported.head)
-    model.eval()
-    return model
 
 
 def _their_numbers(exported: Shape, folder: Path, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
