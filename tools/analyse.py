@@ -3,12 +3,16 @@
 python tools/analyse.py runs/two_stage --text text/en.txt
 python tools/analyse.py facebook/bart-base --corpus corpora/multilingual --language en --out analyses/bart
 python tools/analyse.py runs/two_stage --reinitialise encoder.layers.3,decoder.* --out weights/without_layer_3
+python tools/analyse.py runs/two_stage --effects launch/finetuning/classify.yaml --out analyses/effects
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
     from megas2s.analysis.sentences import Chosen
     from megas2s.analysis.subject import Subject
 
+FINETUNE = Path(__file__).resolve().parents[1] / "launch" / "finetune.py"
 KIND, WEIGHTS = "analysis", "reinitialised weights"  # what a folder that may be replaced says of itself
 ANALYSES, STACKS = ("neurons", "attention", "probes", "geometry"), ("encoder", "decoder")
 PROBES, VIEWS = ("length", "content", "bigrams", "order"), ("noise", "dropout")
@@ -33,6 +38,8 @@ def arguments() -> argparse.Namespace:
         "OUT gets analysis.json, a drawing of each, and tensorboard/, where a step is a layer.\n"
         "--reinitialise writes weights for `init:` and analyses nothing; a pattern that names a module means all in\n"
         "it. A matrix that both stacks read is shared.weight, and no pattern of one stack reaches it.\n"
+        "--effects fine-tunes by a recipe as it is, with each stack frozen, and with its layers drawn anew, and\n"
+        "compares the scores of data.test; the runs stay in OUT_runs, and the same command goes on with them.\n"
         "Drawings need matplotlib: pip install megas2s[dev].",
     )
     add = parser.add_argument
@@ -47,6 +54,9 @@ def arguments() -> argparse.Namespace:
     add("--probes", nargs="+", choices=PROBES, default=list(PROBES), help="what is asked of the encoder's layers")
     add("--views", nargs="+", choices=VIEWS, default=["noise"], help="alignment: of E2S2's noise, of two dropouts")
     add("--reinitialise", metavar="PATTERNS", help="names or patterns, parted by commas, to draw anew; needs --out")
+    add("--effects", metavar="RECIPE", help="fine-tune by this recipe with parts frozen or drawn anew; needs --out")
+    add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="with --effects: values that replace the recipe's")
+    add("--each-layer", action="store_true", help="with --effects: draw each layer anew by itself too")
     add("--tokenizer", metavar="FOLDER", help="tokenizer of the weights, where it is not found beside them")
     add("--batch-tokens", type=int, default=4096, help="tokens of one forward pass, padding included")
     add("--device", default="cpu", help="where the model runs, for example cuda")
@@ -72,8 +82,14 @@ def main() -> None:
     subject = subjects.find(given.model, Path(given.tokenizer) if given.tokenizer else None)
     for note in subject.notes:
         print(f"note: {note}")
+    if (given.set or given.each_layer) and not given.effects:
+        raise BadConfig("--set and --each-layer are about --effects; name the recipe of a task with it")
+    if given.reinitialise and given.effects:
+        raise BadConfig("--reinitialise writes weights and --effects fine-tunes; one of them must go")
     if given.reinitialise:
         reinitialise(given, subject)
+    elif given.effects:
+        effects(given, subject)
     else:
         analyse(given, subject)
 
@@ -108,6 +124,48 @@ def reinitialise(given: argparse.Namespace, subject: Subject) -> None:
     tokenizer_folder.write(subject.tokenizer, temporary / TOKENIZER, {"settings": {"from": subject.name}})
     files.publish(temporary, out, {"kind": WEIGHTS, "from": subject.facts, "patterns": patterns, "seed": given.seed})
     print(what)
+
+
+def effects(given: argparse.Namespace, subject: Subject) -> None:
+    """Fine-tune every variant, each in a process of its own, and compare what they score."""
+    from megas2s import files
+    from megas2s.analysis import effects
+    from megas2s.errors import BadConfig
+    from megas2s.models.weights import MODEL
+
+    if not given.out:
+        raise BadConfig("--effects keeps runs and a comparison; name their folder with --out")
+    if not (subject.folder / MODEL).is_file():
+        raise BadConfig(
+            f"--effects fine-tunes from weights of ours; import {subject.folder} with tools/convert_from_hf.py"
+        )
+    out = Path(given.out)
+    refuse_replacing(out, KIND, overwrite=given.overwrite)
+    stacks = given.stacks or [*STACKS[: 1 + subject.config.is_seq2seq]]
+    chosen = effects.variants(subject.config, stacks=stacks, each_layer=given.each_layer)
+    scores = {}
+    for name, variant in chosen.items():
+        run = out.with_name(f"{out.name}_runs") / name.replace(" ", "_")
+        patterns = [f"{key}={json.dumps(value)}" for key, value in variant._asdict().items()]
+        command = [sys.executable, str(FINETUNE), given.effects, f"run={run}", f"init={subject.folder}", *patterns]
+        command += [f"tokenizer={given.tokenizer}"] if given.tokenizer else []
+        command += [*given.set, *(["--dry-run"] if given.dry_run else [])]
+        print(f"{name}: {run}", flush=True)
+        if subprocess.run(command, check=False).returncode:
+            raise BadConfig(
+                f"fine-tuning failed for {name!r}, for the reason above; mend it, and the same command goes on"
+            )
+        if not given.dry_run:
+            results = files.read_json(run / "results.json")
+            scores[name] = results.get("test", results.get("dev", {})).get("all", {})
+    if given.dry_run:
+        return
+    if not scores[effects.AS_IT_IS]:
+        raise BadConfig(f"{given.effects} has neither data.test nor data.dev, so there is nothing to compare")
+    temporary = files.empty_temporary(out)
+    effects.write(scores, {"model": subject.facts, "recipe": given.effects, "set": given.set}, temporary)
+    files.publish(temporary, out, {"kind": KIND})
+    print("\n".join(effects.table(scores)))
 
 
 def analyse(given: argparse.Namespace, subject: Subject) -> None:

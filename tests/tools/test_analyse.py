@@ -256,3 +256,72 @@ def test_layers_drawn_anew_are_weights_that_a_stage_starts_from(run, call, local
         call(run, "--reinitialise", "encoder", "--out", tmp_path / "fresh")
     with pytest.raises(BadConfig, match=r"--reinitialise: 'encodr' matches no parameter; did you mean 'encoder'\?"):
         call(run, "--reinitialise", "encodr", "--out", tmp_path / "other")
+
+
+@pytest.fixture
+def task(tmp_path):
+    """A recipe of a task that a few steps learn: which colour is named."""
+    for split, count in (("train", 32), ("test", 8)):
+        rows = [{"text": f"the {NOUNS[n % 11]} is {('red', 'blue')[n % 2]}", "label": n % 2} for n in range(count)]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = {
+        "run": "unused",
+        "init": "unused",
+        "method": {"name": "classify"},
+        "data": {split: str(tmp_path / f"{split}.jsonl") for split in ("train", "test")},
+        "length": 32,
+        "rows": 16,
+        "steps": 2,
+        "schedule": {"lr": 1e-3},
+        "precision": "fp32",
+        "engine": {"name": "local"},
+        "trial_step": False,
+        "log": {"tensorboard": False},
+    }
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump(recipe))
+    return tmp_path / "task.yaml"
+
+
+def test_effects_of_parts_are_planned(run, task, script, tmp_path):
+    arguments = [run / "seq2seq", "--effects", task, "--out", tmp_path / "effects", "--each-layer", "--dry-run"]
+    done = script(TOOL, *arguments)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("classify, 2 steps of 16 rows") == 9  # as it is; frozen, anew and two layers of each stack
+    assert not (tmp_path / "effects").exists()
+    assert not (tmp_path / "effects_runs").exists()
+
+
+@pytest.mark.slow
+def test_effects_of_parts_are_compared(run, task, script, tmp_path):
+    arguments = [run / "mlm", "--effects", task, "--out", tmp_path / "effects", "--set", "steps=3"]
+    done = script(TOOL, *arguments)
+    assert done.returncode == 0, done.stdout
+    found = json.loads((tmp_path / "effects" / "effects.json").read_text())
+    assert list(found["scores"]) == ["as it is", "encoder frozen", "encoder anew"]
+    assert found["scores"]["as it is"].keys() == {"accuracy", "macro_f1", "matthews"}
+    assert (tmp_path / "effects" / "effects.png").stat().st_size > 1000
+    frozen = open_weights(tmp_path / "effects_runs" / "encoder_frozen" / "classify" / "weights")
+    before = open_weights(run / "mlm" / "weights")
+    name = "encoder.layers.0.ffn.up.weight"
+    assert torch.equal(frozen.tensor(name), before.tensor(name))
+    anew = open_weights(tmp_path / "effects_runs" / "encoder_anew" / "classify" / "weights")
+    assert not torch.allclose(anew.tensor(name), before.tensor(name), atol=0.01)
+    again = script(TOOL, *arguments)
+    assert again.returncode == 2
+    assert "exists; add --overwrite" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--effects", "task.yaml"], "name their folder with --out"),
+        (["--set", "steps=3"], "--set and --each-layer are about --effects"),
+        (["--effects", "task.yaml", "--reinitialise", "encoder"], "one of them must go"),
+        (["--effects", "nowhere.yaml", "--out", "{tmp}/effects"], "no recipe at nowhere.yaml"),
+    ],
+)
+def test_effects_that_cannot_be_are_refused(run, script, tmp_path, flags, said):
+    done = script(TOOL, run / "mlm", *(flag.format(tmp=tmp_path) for flag in flags))
+    assert done.returncode == 2
+    assert said in done.stdout
+    assert "Traceback" not in done.stdout
