@@ -21,6 +21,7 @@ from megas2s import dist, files
 from megas2s.data.loader import Batch
 from megas2s.engine import join, make_engine
 from megas2s.engine.base import Engine
+from megas2s.methods.base import Facts
 from megas2s.models.freezing import frozen_names
 from megas2s.models.parameters import parameter_shapes
 from megas2s.models.weights import open_weights
@@ -37,8 +38,11 @@ log = logging.getLogger(__name__)
 RESULTS = "results.json"
 
 
-def finetune(recipe: Finetuning) -> None:
-    """Train to the end, then answer the test set; what is done already is not done again. Collective."""
+def finetune(recipe: Finetuning) -> bool:
+    """Train to the end or, where that is done, answer dev and test set. True when the answers are left; collective.
+
+    The caller answers in a process made new (`launch/finetune.py` re-executes itself): engines leave memory behind.
+    """
     micro_batch = recipe.rows_of_a_pass(dist.place().world_size)
     prepared = prepare(recipe)
     run = Path(recipe.run)
@@ -48,14 +52,14 @@ def finetune(recipe: Finetuning) -> None:
     join()
     session = _session(prepared, micro_batch)
     step = json.loads(agree.told(json.dumps(_progress(session)) if dist.is_main() else ""))
-    if step is None:
-        log.info("training is complete; weights lie in %s", session.folder / checkpoint.WEIGHTS)
-    else:
+    if step is not None:
         train_session(session, saved_step=step)
+        return True
     if agree.told(str((run / RESULTS).is_file())) == "True":
-        log.info("the results are in %s", run / RESULTS)
-        return
-    _answer_all(prepared, session)
+        log.info("all is done: weights lie in %s, results in %s", session.folder / checkpoint.WEIGHTS, run / RESULTS)
+    else:
+        _answer_all(prepared, session)
+    return False
 
 
 def _progress(session: Session) -> int | None:
@@ -99,13 +103,10 @@ def _session(prepared: Prepared, micro_batch: int) -> Session:
         rows=recipe.rows,
         micro_batch=micro_batch,
         batch=Samples(train, facts, recipe.seed).batch,
+        largest=functools.partial(_largest, train, facts, recipe.rows, micro_batch),
         languages=recipe.data.languages,
         heldout=lambda: shown,
-        measures=lambda engine: (
-            _scalars(measured(prepared.task, recipe.data, dev, answer(engine, prepared.task, dev, shown)))
-            if dev is not None
-            else {}
-        ),
+        measures=functools.partial(_measures, prepared, shown),
         decode=functools.partial(facts.tokenizer.decode, specials=True),
         start=prepared.reader.folder,
         initial=lambda: initial(prepared),
@@ -128,6 +129,17 @@ def _measures(prepared: Prepared, shown: list[Batch], engine: Engine) -> Scalars
     if dev is None:
         return {}
     return _scalars(measured(prepared.task, prepared.recipe.data, dev, answer(engine, prepared.task, dev, shown)))
+
+
+def _largest(train: Split, facts: Facts, rows: int, micro_batch: int) -> list[Batch]:
+    """The micro-batches of a rank with the longest examples in them: no step needs more memory."""
+    lengths = [
+        (len(row["input_ids"]) + len(row.get("decoder_input_ids", ())), place)
+        for place, row in enumerate(train.examples)
+    ]
+    longest = [place for _, place in sorted(lengths, reverse=True)[:micro_batch]]
+    batch = Samples(train, facts, 0).of_places((longest * micro_batch)[:micro_batch])
+    return [batch] * (rows // (micro_batch * dist.place().world_size))
 
 
 def _mean_lengths(split: Split) -> tuple[int, int, int]:
@@ -158,9 +170,11 @@ def _answer_all(prepared: Prepared, session: Session) -> None:
     results: dict[str, dict[str, Scalars]] = {}
     for name, split in asked.items():
         answers = answer(engine, task, split, batches_of(split, task.facts, micro_batch=session.micro_batch))
-        results[name] = measured(task, recipe.data, split, answers)
+        results[name] = measured(task, recipe.data, split, answers) if split.labelled else {}
         if dist.is_main():
             _keep(run / "answers" / f"{name}.jsonl", prepared, split, answers)
+        if not split.labelled:
+            log.info("%s has no labels: %d answers, no scores", name, len(answers))
         for language, scores in results[name].items():
             log.info("%s %s: %s", name, language, ", ".join(f"{key} {value:.4f}" for key, value in scores.items()))
     engine.close()
@@ -175,7 +189,7 @@ def _keep(path: Path, prepared: Prepared, split: Split, answers: dict[int, Any])
     lines = []
     for place, given in sorted(answers.items()):
         language = prepared.recipe.data.languages[split.languages[place]]
-        line = {"language": language, "answer": given, "reference": references[place]}
+        line = {"language": language, "answer": given, **({"reference": references[place]} if split.labelled else {})}
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     files.write_text(path, "".join(lines))
 

@@ -61,6 +61,7 @@ class Session:
     rows: int  # of a step, over all ranks
     micro_batch: int
     batch: Callable[[Sequence[int]], Batch]  # the samples of these numbers
+    largest: Callable[[], Sequence[Batch]] | None = None  # micro-batches that no others exceed, where shapes differ
     languages: Sequence[str]
     heldout: Callable[[], list[Batch]]  # this rank's, the same number on every rank
     measures: Callable[[Engine], Scalars]  # what is found out beside held-out losses; collective
@@ -118,6 +119,7 @@ def train_session(session: Session, *, saved_step: int) -> None:
         binding=session.binding,
         languages=session.languages,
         batches_from=lambda step: loader.steps(step, session.steps),
+        largest=session.largest,
         waited=lambda: loader.wait_seconds,
         heldout=session.heldout(),
         measures=session.measures,

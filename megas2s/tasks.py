@@ -20,7 +20,7 @@ import torch
 
 from megas2s import dist, files
 from megas2s.data.heldout import HeldOutRow, padded_batch
-from megas2s.data.loader import Batch, Columns, collate, sample_numbers
+from megas2s.data.loader import Batch, Columns, sample_numbers
 from megas2s.data.records import Record, read_records
 from megas2s.engine.base import Engine, to_device
 from megas2s.errors import BadConfig, BadData
@@ -52,6 +52,11 @@ class Examples:
     def __post_init__(self) -> None:
         if not self.named("train"):
             raise ValueError("data.train names no file")
+        for split in ("train", "dev", "test"):
+            if isinstance(paths := getattr(self, split), dict) and ALONE in paths:
+                raise ValueError(
+                    f"data.{split}: {ALONE!r} is what all languages together are called; name it otherwise"
+                )
 
     def named(self, split: str) -> dict[str, Path]:
         """Language -> file of a split."""
@@ -81,6 +86,7 @@ class Split:
     records: list[Record]
     languages: list[int]
     examples: list[Example]
+    labelled: bool = True  # a test set may come without labels, as GLUE's do: it is answered and not scored
 
     def __len__(self) -> int:
         return len(self.records)
@@ -100,6 +106,9 @@ def read_split(data: Examples, split: str) -> tuple[list[Record], list[int]]:
 def encode(method: Method, data: Examples, split: str, records: list[Record], places: list[int], facts: Facts) -> Split:
     """The examples of a split; a record that cannot be one is named by its file and number."""
     examples: list[Example] = []
+    labelled = split != "test" or any(data.columns.label in record for record in records)
+    if not labelled:
+        records = [{**record, data.columns.label: method.blank(record, data.columns, facts)} for record in records]
     for index, record in enumerate(records):
         try:
             examples.append(method.example(record, data.columns, facts))
@@ -110,7 +119,9 @@ def encode(method: Method, data: Examples, split: str, records: list[Record], pl
     full = sum(len(example["input_ids"]) >= facts.length for example in examples)
     if full:
         log.info("%s: %s of %s examples fill all %d tokens and may be cut", split, full, len(examples), facts.length)
-    return Split(records, places, examples)
+    if unknown := method.unknown(records, data.columns, facts):
+        log.info("%s: the training data has no %s; such examples count as errors", split, ", ".join(unknown))
+    return Split(records, places, examples, labelled)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,13 +135,13 @@ class Samples:
     def batch(self, numbers: Sequence[int]) -> Batch:
         """The samples of these numbers as one batch, with `language` and `sample`, (B,) each."""
         size = len(self.split)
-        places = [_order(size, self.seed, number // size)[number % size] for number in numbers]
+        batch = self.of_places([_order(size, self.seed, number // size)[number % size] for number in numbers])
+        return {**batch, "sample": torch.tensor(list(numbers))}
+
+    def of_places(self, places: Sequence[int]) -> Batch:
+        """The examples at these places of the split as one batch."""
         rows = [HeldOutRow(self.split.examples[place], self.split.languages[place]) for place in places]
-        return {
-            **collate([row.example for row in rows], _columns(rows, self.facts)),
-            "language": torch.tensor([row.language for row in rows]),
-            "sample": torch.tensor(list(numbers)),
-        }
+        return padded_batch(rows, list(places), _columns(rows, self.facts))
 
 
 @functools.lru_cache(maxsize=4)
@@ -210,10 +221,13 @@ def measured(task: Task, data: Examples, split: Split, answers: dict[int, Any]) 
     }
 
 
-def check_lengths(method: Method, facts: Facts, positions: int | None) -> None:
-    """Refuse rows that a model has no positions for."""
-    longest = max(facts.length, facts.target_length if facts.is_seq2seq else 0)
-    if positions is not None and longest > positions:
-        raise BadConfig(f"rows of {longest} tokens exceed the model's {positions} positions; shorten length")
-    if facts.length < facts.vocabulary.ends + 2:
-        raise BadConfig(f"length {facts.length} leaves no room for text; lengthen it")
+def check_lengths(method: Method, facts: Facts, positions: float) -> None:
+    """Refuse rows that a model has no positions for, and rows without room for text."""
+    lengths = {"length": facts.length}
+    if method.name == "seq2seq":
+        lengths["target_length"] = facts.target_length
+    for name, length in lengths.items():
+        if length > positions:
+            raise BadConfig(f"{name}: rows of {length} tokens exceed the model's {positions:g} positions; shorten it")
+        if length < facts.vocabulary.ends + 2:
+            raise BadConfig(f"{name} {length} leaves no room for text; lengthen it")

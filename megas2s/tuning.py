@@ -17,6 +17,7 @@ from torch import Tensor
 
 from megas2s import dist
 from megas2s.convert import source
+from megas2s.convert.importing import HEAD, RANDOM
 from megas2s.engine import EngineSpec, Local, Zero, check_engine
 from megas2s.engine.base import Precision
 from megas2s.engine.optim import AdamW
@@ -25,7 +26,8 @@ from megas2s.methods import AnyMethod
 from megas2s.methods.base import Facts, Task
 from megas2s.models.config import ModelConfig
 from megas2s.models.freezing import count_by_part, frozen_names
-from megas2s.models.handoff import hand_off
+from megas2s.models.handoff import hand_off, start_from
+from megas2s.models.parameters import parameter_shapes
 from megas2s.models.reinitialising import reinitialised_names
 from megas2s.models.weights import WeightsReader
 from megas2s.recipe import read_overridden
@@ -77,7 +79,7 @@ class Finetuning:
     method: AnyMethod
     data: Examples
     length: int = 128
-    target_length: int = 64  # of what is written; method seq2seq alone
+    target_length: int | None = None  # of what is written, 64 where absent; method seq2seq alone
     rows: int = 32  # examples of a step, over all ranks
     micro_batch: int | None = None  # rows per rank and forward pass; all of a rank's where absent
     epochs: float | None = None
@@ -101,8 +103,14 @@ class Finetuning:
             raise ValueError("state either epochs or steps")
         for name in ("length", "target_length", "rows", "micro_batch", "epochs", "steps"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be above 0, got {value}")
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be above 0 and finite, got {value}")
+        if self.target_length is not None and self.method.name != "seq2seq":
+            raise ValueError(
+                f"target_length is of what seq2seq writes, and the method is {self.method.name}; leave it out"
+            )
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
         if self.workers < 0:
             raise ValueError(f"workers must not be negative, got {self.workers}")
 
@@ -165,13 +173,13 @@ def prepare(recipe: Finetuning) -> Prepared:
     facts = Facts(
         tokenizer=tokenizer,
         length=recipe.length,
-        target_length=recipe.target_length,
+        target_length=recipe.target_length or 64,
         decoder_start=config.decoder_start,
         is_seq2seq=config.is_seq2seq,
         labels=labels,
         typed=config.segment_types > 1,
     )
-    check_lengths(recipe.method, facts, config.max_positions if config.has_learned_positions else None)
+    check_lengths(recipe.method, facts, config.max_positions if config.has_learned_positions else math.inf)
     splits = {
         split: encode(recipe.method, recipe.data, split, *records[split], facts)
         for split in records
@@ -193,6 +201,8 @@ def initial(prepared: Prepared) -> Callable[[str], Tensor | None]:
     recipe = prepared.recipe
     carried = hand_off(prepared.reader, prepared.config, part=recipe.part)
     anew = reinitialised_names(prepared.config, recipe.reinitialise)
+    if not _knows_labels(prepared):  # a head of as many classes may tell other ones apart
+        anew |= {name for name in parameter_shapes(prepared.config) if name.startswith(("classes.", "text."))}
     return lambda name: None if name in anew else carried(name)
 
 
@@ -206,10 +216,19 @@ def bound(prepared: Prepared) -> dict[str, str]:
     return flat({**kept, "tokenizer": prepared.stored.fingerprint, "model": dataclasses.asdict(prepared.config)})
 
 
+def _knows_labels(prepared: Prepared) -> bool:
+    """Whether the weights were fine-tuned by this method for the same labels."""
+    theirs, ours = prepared.reader.metadata, metadata(prepared)
+    return all(theirs.get(key) == ours[key] for key in ("objective", "labels"))
+
+
 def metadata(prepared: Prepared) -> dict[str, str]:
     """What is written beside weights: where they come from, which tokenizer they need, what their scores mean."""
     recipe = prepared.recipe
+    begins = start_from(prepared.reader.config, prepared.config, part=recipe.part)
+    made_up = begins.get("mlm.bias", "") is None or prepared.reader.metadata.get(HEAD) == RANDOM
     return {
+        **({HEAD: RANDOM} if made_up else {}),
         "run": Path(recipe.run).name,
         "stage": recipe.method.name,
         "objective": recipe.method.name,

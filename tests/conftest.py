@@ -288,7 +288,9 @@ def train_all(data: dict) -> Finished:
 
 
 def tune(data: dict) -> Finished:
-    finetune(parse(Finetuning, data, source="recipe"))
+    recipe = parse(Finetuning, data, source="recipe")
+    while finetune(recipe):
+        pass
     return Finished(Path(data["run"]))
 
 

@@ -20,7 +20,10 @@ SHIPPED = sorted((ROOT / "launch" / "finetuning").glob("*.yaml"))
 SIZES = {"hidden_size": 32, "num_heads": 4, "ffn_size": 64, "num_encoder_layers": 1, "max_positions": 32}
 COLOURS = ("red", "blue")
 NOUNS = ("house", "tree", "river", "street", "stone", "garden", "window", "morning")
-GERMAN = {"red": "rot", "blue": "blau"}
+GERMAN = {"red": "rot", "blue": "blau blau"}  # answers end at different places
+
+
+MEASURES = {"regress": "pearson", "tag": "span_f1", "seq2seq": "exact_match"}
 
 
 def examples(count: int, first: int = 0) -> list[dict]:
@@ -47,6 +50,8 @@ METHODS = {
     "tag": ({"name": "tag"}, {"text": "words", "label": "tags"}, {}),
     "seq2seq": ({"name": "seq2seq"}, {"label": "answer"}, {"num_decoder_layers": 1}),
     "classify by a decoder": ({"name": "classify"}, {}, {"num_decoder_layers": 1}),
+    "regress by a decoder": ({"name": "regress"}, {"label": "score"}, {"num_decoder_layers": 1}),
+    "tag by a decoder": ({"name": "tag"}, {"text": "words", "label": "tags"}, {"num_decoder_layers": 1}),
 }
 
 
@@ -70,7 +75,7 @@ def make(random_weights, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
             "method": method,
             "data": {**paths, "columns": columns},
             "length": 32,
-            "target_length": 8,
+            **({"target_length": 8} if kind == "seq2seq" else {}),
             "rows": 16,
             "steps": 60,
             "schedule": {"lr": 5e-3, "warmup_steps": 5},
@@ -92,7 +97,7 @@ def recipe(make, corpus_folder, tmp_path):
 def test_what_is_planted_is_learnt_and_the_test_set_answered(kind: str, recipe, tune_here, tmp_path):
     left = tune_here(recipe(kind, steps=120))
     results = files.read_json(tmp_path / "run" / "results.json")
-    measure = {"regress": "pearson", "tag": "span_f1", "seq2seq": "exact_match"}.get(kind, "accuracy")
+    measure = MEASURES.get(METHODS[kind][0]["name"], "accuracy")
     assert results["dev"]["all"][measure] > 0.9
     assert results["test"]["all"][measure] > 0.9
     lines = (tmp_path / "run" / "answers" / "test.jsonl").read_text().splitlines()
@@ -164,8 +169,12 @@ def test_frozen_layers_stand_and_renewed_ones_begin_anew(recipe, tune_here):
     [
         ({"epochs": 1}, BadConfig, "state either epochs or steps"),
         ({"steps": None}, BadConfig, "state either epochs or steps"),
+        ({"steps": None, "epochs": float("inf")}, BadConfig, "epochs must be above 0 and finite"),
+        ({"dropout": 2}, BadConfig, r"dropout must lie in \[0, 1\), got 2"),
+        ({"target_length": 8}, BadConfig, "target_length is of what seq2seq writes, and the method is classify"),
+        ({"data": {"train": {"all": "a", "en": "b"}}}, BadConfig, "'all' is what all languages together are called"),
         ({"rows": 0}, BadConfig, "rows must be above 0"),
-        ({"length": 64}, BadConfig, "rows of 64 tokens exceed the model's 32 positions"),
+        ({"length": 64}, BadConfig, "length: rows of 64 tokens exceed the model's 32 positions"),
         ({"length": 2}, BadConfig, "length 2 leaves no room for text"),
         ({"method": {"name": "seq2seq"}}, BadConfig, "these weights are an encoder's"),
         ({"reinitialise": ["decoder.*"]}, BadConfig, r"reinitialise: 'decoder\.\*' matches no parameter"),
@@ -183,10 +192,44 @@ def test_what_cannot_be_is_refused_before_a_model_is_built(changes, error, said,
 def test_an_example_that_is_none_is_named_by_file_and_number(recipe, tmp_path):
     data = recipe("classify")
     bad = tmp_path / "bad.jsonl"
-    bad.write_text('{"text": "a", "label": 1}\n{"text": "b", "label": 9}\n')
+    bad.write_text('{"text": "a", "label": 1}\n{"text": "b", "label": 0.5}\n')
     data["data"]["dev"] = str(bad)
-    with pytest.raises(BadData, match=r"bad.jsonl, example 2: the class '9' is not in the training data"):
+    with pytest.raises(
+        BadData, match=r"bad.jsonl, example 2: 'label' of a record is 0.5; a class is a text or a whole"
+    ):
         tuning.dry_run(parse(tuning.Finetuning, data, source="recipe"))
+
+
+def test_a_label_that_is_new_counts_as_an_error_and_a_test_set_may_have_none(recipe, tune_here, tmp_path):
+    data = recipe("classify", steps=2)
+    (tmp_path / "new.jsonl").write_text('{"text": "a", "label": 9}\n' * 4)
+    (tmp_path / "bare.jsonl").write_text('{"text": "the house is red and"}\n' * 3)
+    data["data"] |= {"dev": str(tmp_path / "new.jsonl"), "test": str(tmp_path / "bare.jsonl")}
+    tune_here(data)
+    results = files.read_json(tmp_path / "run" / "results.json")
+    assert results["dev"]["all"]["accuracy"] == 0.0
+    assert results["test"] == {}
+    lines = [json.loads(line) for line in (tmp_path / "run" / "answers" / "test.jsonl").read_text().splitlines()]
+    assert len(lines) == 3
+    assert all(line.keys() == {"language", "answer"} for line in lines)
+
+
+def test_a_head_for_other_labels_begins_anew_and_for_the_same_goes_on(recipe, tune_here, tmp_path):
+    first = tune_here(recipe("classify", steps=2))
+    still = {"schedule": {"lr": 1e-12}, "steps": 1}
+    again = recipe("classify", init=str(first.folder / "classify"), **still) | {"run": str(tmp_path / "again")}
+    other = again | {"run": str(tmp_path / "other"), "data": dict(again["data"])}
+    renamed = [json.dumps(record | {"label": f"c{record['label']}"}) + "\n" for record in examples(8)]
+    (tmp_path / "renamed.jsonl").write_text("".join(renamed))
+    other["data"] |= dict.fromkeys(("train", "dev", "test"), str(tmp_path / "renamed.jsonl"))
+    before = first.weights("classify")["text.out.weight"]
+    assert torch.allclose(tune_here(again).weights("classify")["text.out.weight"], before, atol=1e-6)
+    assert not torch.allclose(tune_here(other).weights("classify")["text.out.weight"], before, atol=1e-3)
+
+
+def test_a_head_that_nobody_trained_is_not_exported_as_one(recipe, tune_here):
+    taken = tune_here(recipe("classify by a decoder", part="encoder", steps=1))
+    assert open_weights(taken.folder / "classify" / "weights").metadata["mlm_head"] == "random"
 
 
 def test_rows_that_do_not_divide_are_refused(recipe):
@@ -218,7 +261,10 @@ def test_the_script_says_what_it_would_do(recipe, script, tmp_path):
 def test_two_ranks_learn_and_answer_what_one_does(kind: str, config: str, recipe, tune_here, ranks, finished, tmp_path):
     data = recipe(kind, steps=10)
     alone = tune_here(data)
-    engine = {"name": "zero", "config": str(ROOT / "ds_configs" / f"{config}.json")}
+    knobs = files.read_json(ROOT / "ds_configs" / f"{config}.json")
+    knobs["zero_optimization"]["stage3_param_persistence_threshold"] = 0  # so that ZeRO-3 scatters small tensors too
+    files.write_json(tmp_path / f"{config}.json", knobs)
+    engine = {"name": "zero", "config": str(tmp_path / f"{config}.json")}
     (tmp_path / "two.yaml").write_text(yaml.safe_dump(data | {"run": str(tmp_path / "two"), "engine": engine}))
     done = ranks(2, "launch/finetune.py", tmp_path / "two.yaml", timeout=200)
     assert done.returncode == 0, done.stdout[-3000:]

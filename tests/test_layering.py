@@ -27,8 +27,11 @@ MAY_IMPORT = {
     "transformers": {"convert/hf.py"},
     "datasets": {"data/tables.py"},
     "mpi4py": set(),  # see dist.py
-    "sklearn": {"analysis/probing.py"},
-    "matplotlib": {"analysis/plots.py"},
+    "sklearn": {"analysis/probing.py", "metrics/scores.py"},
+    "matplotlib": {"analysis/plots.py", "analysis/effects.py"},
+    "scipy": {"metrics/scores.py"},
+    "seqeval": {"metrics/scores.py"},
+    "sacrebleu": {"metrics/scores.py"},
 }
 
 

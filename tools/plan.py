@@ -101,7 +101,7 @@ def stage_memory(stage: Stage, config: ModelConfig, work: Work, *, gpus: int) ->
     from megas2s.train.memory import Memory, activations, model_states, sharding, vocabulary_loss
 
     kind = {"precision": stage.precision, "frozen": work.frozen}
-    size = work.size._replace(rows=stage.micro_batch_rows(gpus))
+    size = work.size._replace(rows=stage.micro_batch_rows(gpus) * work.views)
     kept = activations(
         work.shapes,
         size,

@@ -7,11 +7,10 @@ gj04<TAB>1<TAB><TAB>They drank the pub dry.              without one, columns ar
 
 from __future__ import annotations
 
-import csv
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,31 +33,38 @@ def read_records(path: Path, *, header: bool = True) -> list[Record]:
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise BadData(f"{path} cannot be read ({reason}); give a file of examples") from None
-    lines = iter(text.splitlines())
+    lines = text.split("\n")  # and at nothing else: Unicode's line separators may be inside a text
     records = list(_json(lines, path) if kind == "jsonl" else _table(lines, path, header=header))
     if not records:
         raise BadData(f"{path} holds no example; give a file with some")
     return records
 
 
-def _json(lines: Iterator[str], path: Path) -> Iterator[Record]:
+def _json(lines: Sequence[str], path: Path) -> Iterator[Record]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
-        except (json.JSONDecodeError, RecursionError):
+            json.dumps(record, ensure_ascii=False).encode()  # half of a character cannot be written again
+        except UnicodeEncodeError:
+            raise BadData(
+                f"{path}, line {number}: half of a surrogate pair, which is no character; repair it"
+            ) from None
+        except (ValueError, RecursionError):  # also a number with too many digits
             record = None
         if not isinstance(record, dict):
             raise BadData(f'{path}, line {number}: not a JSON object; each line is one, like {{"text": ...}}')
         yield record
 
 
-def _table(lines: Iterator[str], path: Path, *, header: bool) -> Iterator[Record]:
-    """GLUE's tables quote nothing: a quotation mark is text."""
-    rows = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+def _table(lines: Sequence[str], path: Path, *, header: bool) -> Iterator[Record]:
+    """GLUE's tables quote nothing: a quotation mark is text, and a line is a row."""
     names: list[str] | None = None
-    for number, row in enumerate(rows, 1):
+    for number, line in enumerate(lines, 1):
+        if not line.strip("\r"):
+            continue
+        row = line.rstrip("\r").split("\t")
         if names is None:
             names = row if header else [str(column) for column in range(len(row))]
             if header:

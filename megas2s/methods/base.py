@@ -23,7 +23,7 @@ from megas2s.errors import BadData
 from megas2s.metrics.scores import Scores
 from megas2s.models.config import FirstToken, ModelConfig
 from megas2s.models.output import ModelOutput
-from megas2s.objectives.base import Batch, Example, Part
+from megas2s.objectives.base import Batch, Example, Part, first_token
 from megas2s.objectives.noise import teacher_forced
 from megas2s.spec import nearest, spec
 from megas2s.tokenizer.load import Tokenizer
@@ -58,7 +58,7 @@ class Facts(NamedTuple):
     @property
     def start(self) -> int:
         """The id that a decoder reads first."""
-        return self.vocabulary.pad if self.decoder_start == "pad" else self.vocabulary.eos
+        return first_token(self.vocabulary, self.decoder_start)
 
 
 class Method(Protocol):
@@ -91,6 +91,12 @@ class Method(Protocol):
 
     def answers(self, predictions: np.ndarray, examples: Sequence[Example], facts: Facts) -> list[Any]:
         """The same as people read it, row by row."""
+
+    def blank(self, record: Record, columns: Columns, facts: Facts) -> Any:
+        """A label for a record of a test set that has none; nobody looks at it."""
+
+    def unknown(self, records: Sequence[Record], columns: Columns, facts: Facts) -> list[str]:
+        """Labels in the records that the training data has not; the model cannot give them."""
 
     def references(self, records: Sequence[Record], examples: Sequence[Example], columns: Columns) -> list[Any]:
         """What the answers should be."""

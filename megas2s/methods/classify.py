@@ -36,8 +36,8 @@ class Pooled:
         return heads_apart(config)
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """One for each real row."""
-        return {self.name: (batch["sample"] >= 0).float()}
+        """One for each real row whose label can be learnt."""
+        return {self.name: _real(batch).float()}
 
     def source(self, record: Record, columns: Columns, facts: Facts) -> Example:
         """What the model reads, and which states stand for the text."""
@@ -57,6 +57,11 @@ class Pooled:
         if config.is_seq2seq and self.pool is not None:
             raise ValueError(f"pool: {self.pool} is an encoder's; an encoder-decoder is read from its last state")
         return dataclasses.replace(config.without_heads(), text_classes=classes)
+
+
+def _real(batch: Batch) -> Tensor:
+    real = batch["sample"] >= 0
+    return real & (batch["class"] >= 0) if "class" in batch else real
 
 
 def scores_of(output: ModelOutput, batch: Batch) -> Tensor:
@@ -88,14 +93,13 @@ class Classify(Pooled):
     def example(self, record: Record, columns: Columns, facts: Facts) -> Example:
         """The text and its class."""
         label = _class(record, columns)
-        if label not in facts.labels:
-            raise BadData(f"the class {label!r} is not in the training data, which has {', '.join(facts.labels)}")
-        return {**self.source(record, columns, facts), "class": np.array(facts.labels.index(label))}
+        place = facts.labels.index(label) if label in facts.labels else -1
+        return {**self.source(record, columns, facts), "class": np.array(place)}
 
     def loss(self, output: ModelOutput, batch: Batch) -> dict[str, Part]:
         """Cross-entropy, and the share of right answers."""
-        scores, real = scores_of(output, batch), batch["sample"] >= 0
-        each = F.cross_entropy(scores, batch["class"], reduction="none").where(real, 0.0)
+        scores, real = scores_of(output, batch), _real(batch)
+        each = F.cross_entropy(scores, batch["class"].clamp(min=0), reduction="none").where(real, 0.0)
         right = (scores.argmax(-1) == batch["class"]) & real
         return {self.name: Part(each.sum(), 1.0, each.detach()), "accuracy": measure(right.float(), real.float())}
 
@@ -106,6 +110,14 @@ class Classify(Pooled):
     def answers(self, predictions: np.ndarray, examples: Sequence[Example], facts: Facts) -> list[Any]:
         """The class, by name."""
         return [facts.labels[int(number)] for number in predictions]
+
+    def blank(self, record: Record, columns: Columns, facts: Facts) -> Any:
+        """Any class."""
+        return facts.labels[0]
+
+    def unknown(self, records: Sequence[Record], columns: Columns, facts: Facts) -> list[str]:
+        """Classes that are new."""
+        return sorted({_class(record, columns) for record in records} - set(facts.labels))
 
     def references(self, records: Sequence[Record], examples: Sequence[Example], columns: Columns) -> list[Any]:
         """The class, by name."""
@@ -137,7 +149,7 @@ class Regress(Pooled):
 
     def loss(self, output: ModelOutput, batch: Batch) -> dict[str, Part]:
         """The squared error."""
-        scores, real = scores_of(output, batch)[:, 0], batch["sample"] >= 0
+        scores, real = scores_of(output, batch)[:, 0], _real(batch)
         each = (scores - batch["numbers"].float()).square().where(real, 0.0)
         return {self.name: Part(each.sum(), 1.0, each.detach())}
 
@@ -148,6 +160,14 @@ class Regress(Pooled):
     def answers(self, predictions: np.ndarray, examples: Sequence[Example], facts: Facts) -> list[Any]:
         """The number."""
         return [float(number) for number in predictions]
+
+    def blank(self, record: Record, columns: Columns, facts: Facts) -> Any:
+        """Any number."""
+        return 0.0
+
+    def unknown(self, records: Sequence[Record], columns: Columns, facts: Facts) -> list[str]:
+        """None: every number can be given."""
+        return []
 
     def references(self, records: Sequence[Record], examples: Sequence[Example], columns: Columns) -> list[Any]:
         """The number."""

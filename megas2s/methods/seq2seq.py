@@ -73,6 +73,14 @@ class Seq2Seq:
         """The text, without special tokens."""
         return [facts.tokenizer.decode(row) for row in predictions]
 
+    def blank(self, record: Record, columns: Columns, facts: Facts) -> Any:
+        """Nothing."""
+        return ""
+
+    def unknown(self, records: Sequence[Record], columns: Columns, facts: Facts) -> list[str]:
+        """None: every text can be written."""
+        return []
+
     def references(self, records: Sequence[Record], examples: Sequence[Example], columns: Columns) -> list[Any]:
         """The text as it is in the data, whole."""
         return [text_of(record, columns.label) for record in records]

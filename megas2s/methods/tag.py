@@ -50,14 +50,13 @@ class Tag:
     def example(self, record: Record, columns: Columns, facts: Facts) -> Example:
         """The words in pieces, and each word's tag at its first piece."""
         words, tags = _words(record, columns)
-        if unknown := sorted(set(tags) - set(facts.labels)):
-            raise BadData(f"the tag {unknown[0]!r} is not in the training data, which has {', '.join(facts.labels)}")
         pieces = encode_words(words, facts.tokenizer)
         row, _ = joined([np.concatenate(pieces)], facts)
         first = np.cumsum([facts.vocabulary.ends - 1, *(len(piece) for piece in pieces[:-1])])
         kept = first < len(row) - 1
         marks = np.full(len(row), IGNORED)
-        marks[first[kept]] = np.array([facts.labels.index(tag) for tag in tags])[kept]
+        new = len(facts.labels)  # a tag that the training data has not: a place to answer, and nothing to learn
+        marks[first[kept]] = np.array([facts.labels.index(tag) if tag in facts.labels else new for tag in tags])[kept]
         return {**rows_of(row, facts), "encoder_labels": marks}
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
@@ -68,7 +67,8 @@ class Tag:
         """Cross-entropy, and the share of right tags."""
         assert output.token_scores is not None, "`shaped` asks for this head"
         scores, labels = output.token_scores(states(output)).float(), batch["encoder_labels"]
-        each = F.cross_entropy(scores.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
+        known = labels.masked_fill(labels >= scores.shape[-1], IGNORED)
+        each = F.cross_entropy(scores.flatten(0, 1), known.flatten(), ignore_index=IGNORED, reduction="none")
         rows = each.view(labels.shape).sum(1)
         right = (scores.argmax(-1) == labels).sum(1).float()
         return {self.name: Part(rows.sum(), 1.0, rows.detach()), "accuracy": measure(right, label_counts(labels))}
@@ -83,6 +83,15 @@ class Tag:
         """The tags of the words that fit, by name."""
         rows = zip(predictions, examples, strict=True)
         return [[facts.labels[tag] for tag in row[_places(example)]] for row, example in rows]
+
+    def blank(self, record: Record, columns: Columns, facts: Facts) -> Any:
+        """Any tag for each word."""
+        words = value(record, columns.text)
+        return [facts.labels[0]] * len(words) if isinstance(words, list) else []
+
+    def unknown(self, records: Sequence[Record], columns: Columns, facts: Facts) -> list[str]:
+        """Tags that are new."""
+        return sorted({tag for record in records for tag in _words(record, columns)[1]} - set(facts.labels))
 
     def references(self, records: Sequence[Record], examples: Sequence[Example], columns: Columns) -> list[Any]:
         """The same words' own tags."""

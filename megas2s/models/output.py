@@ -26,5 +26,6 @@ class ModelOutput(NamedTuple):
     decoder_hidden: Tensor | None  # (B, T, D)
     encoder_vocabulary_loss: VocabularyLoss | None  # the MLM head; an encoder-decoder has one if an objective asks
     decoder_vocabulary_loss: VocabularyLoss | None
+    encoder_logits: Scores | None = None  # the MLM head's scores of the whole vocabulary, for few positions
     token_scores: Scores | None = None  # the head of `token_classes`
     text_scores: Scores | None = None  # the head of `text_classes`

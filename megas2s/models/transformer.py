@@ -212,7 +212,7 @@ class EncoderModel(Model):
         attention_mask = batch.get("attention_mask")
         hidden = self.encode(**{name: batch[name] for name in SOURCE if name in batch})
         masked = self._masked_loss(padded=attention_mask is not None)
-        return ModelOutput(hidden, None, masked, None, self.classes, self.text)
+        return ModelOutput(hidden, None, masked, None, self.mlm, self.classes, self.text)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of the whole vocabulary at a few positions: (..., D) -> (..., V)."""
@@ -250,7 +250,7 @@ class Seq2SeqModel(Model):
         )
         padded = attention_mask is not None
         head = partial(self.head, drop_ignored=padded)
-        return ModelOutput(memory, hidden, self._masked_loss(padded=True), head, self.classes, self.text)
+        return ModelOutput(memory, hidden, self._masked_loss(padded=True), head, self.mlm, self.classes, self.text)
 
     def decode(
         self,

@@ -36,7 +36,12 @@ class Shape(NamedTuple):
     @property
     def start(self) -> int:
         """The id that a decoder reads first."""
-        return self.vocabulary.pad if self.decoder_start == "pad" else self.vocabulary.eos
+        return first_token(self.vocabulary, self.decoder_start)
+
+
+def first_token(vocabulary: Vocabulary, decoder_start: FirstToken) -> int:
+    """The id that a decoder reads first."""
+    return vocabulary.pad if decoder_start == "pad" else vocabulary.eos
 
 
 class RowLengths(NamedTuple):

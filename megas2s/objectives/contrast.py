@@ -11,6 +11,7 @@ gathered with their gradient.
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple
 
 import torch
@@ -46,8 +47,8 @@ class Contrasting:
         check_weight(self.weight, self.warm_in_steps)
         if self.group < 1 or (self.group == 1 and self.segment_length is None):
             raise ValueError(f"group {self.group}: a sentence needs others to be told from; compare at least 2")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be above 0, got {self.temperature}")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature must be above 0 and finite, got {self.temperature}")
         if self.prompts is not None and self.representation != "prompt":
             raise ValueError("prompts are read by representation: prompt alone; say so, or leave them out")
         if self.segment_length is not None and self.representation != "mean":

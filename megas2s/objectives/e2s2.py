@@ -19,6 +19,7 @@ code's scaling of the contrast to the size of token sums is there without a fact
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Annotated, Literal
 
 import numpy as np
@@ -69,8 +70,9 @@ class E2S2(TeacherForced):
             raise ValueError(f"replace must lie in [0, 1), got {self.replace}")
         if self.views == 1 and (self.contrast is not None or self.nll_weights is not None):
             raise ValueError("views: 1 has nothing to contrast or to weigh; say contrast: null, without nll_weights")
-        if self.nll_weights is not None and not (min(self.nll_weights) >= 0 and max(self.nll_weights) > 0):
-            raise ValueError(f"nll_weights must not be negative, nor both 0; got {list(self.nll_weights)}")
+        shares = self.nll_weights or (0.5, 0.5)
+        if not all(0 <= share < math.inf for share in shares) or not sum(shares):
+            raise ValueError(f"nll_weights must be finite, not negative, nor both 0; got {list(shares)}")
         if self.denoise is not None and not self.kinds[1:]:
             raise ValueError("denoise has nothing to find where shuffle and replace are 0; say denoise: null")
         weights = self.denoise.class_weights if self.denoise is not None else None

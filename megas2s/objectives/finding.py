@@ -10,6 +10,7 @@ and learns padding instead. `as_released` does that; nothing else does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -40,8 +41,8 @@ class Finding:
         check_weight(self.weight, self.warm_in_steps)
         if self.target == "token" and (self.class_weights is not None or self.as_released):
             raise ValueError("class_weights and as_released are about kinds; leave them out, or say target: kind")
-        if self.class_weights is not None and not min(self.class_weights, default=0.0) > 0:
-            raise ValueError(f"class_weights must be above 0, got {list(self.class_weights)}")
+        if self.class_weights is not None and not all(0 < weight < math.inf for weight in self.class_weights):
+            raise ValueError(f"class_weights must be above 0 and finite, got {list(self.class_weights)}")
 
     def targets(self, clean: np.ndarray, noised: Disordered, kinds: Sequence[str]) -> np.ndarray:
         """The label of each token of a row, (S,) int64: its kind's place in `kinds`, or its id before the noise."""
@@ -101,10 +102,23 @@ def _measures(guess: Tensor, labels: Tensor, kinds: Sequence[str]) -> dict[str, 
 
 
 def _tokens(output: ModelOutput, hidden: Tensor, labels: Tensor, weight: float) -> dict[str, Part]:
-    """Its measure is the mean probability of the right token: an accuracy would need the logits once more."""
+    """Measures are the mean probability of the right token and, on held-out rows, how often it is the likeliest one.
+
+    The likeliest one takes the logits once more, which a training step need not pay for.
+    """
     assert output.encoder_vocabulary_loss is not None, "the objective asks for this head"
     kept = (labels.flatten() != IGNORED).nonzero().squeeze(1)
     total, each = output.encoder_vocabulary_loss(hidden.flatten(0, 1)[kept], labels.flatten()[kept])
     rows = torch.zeros(labels.numel(), device=each.device)
     nll, probability = (rows.index_copy(0, kept, values).view(labels.shape).sum(1) for values in (each, (-each).exp()))
-    return {"denoise": Part(total, weight, nll), "denoise_probability": measure(probability, label_counts(labels))}
+    found = {
+        "denoise": Part(total, weight, nll),
+        "denoise_probability": measure(probability, label_counts(labels)),
+    }
+    if not torch.is_grad_enabled() and output.encoder_logits is not None:
+        # In a fixed number of parts: under ZeRO-3 each gathers the head, and ranks have unlike numbers of labels.
+        parts = zip(hidden.flatten(0, 1)[kept].tensor_split(8), labels.flatten()[kept].tensor_split(8), strict=True)
+        hits = torch.cat([(output.encoder_logits(states).argmax(-1) == truth).float() for states, truth in parts])
+        right = rows.index_copy(0, kept, hits).view(labels.shape).sum(1)
+        found["denoise_accuracy"] = measure(right, label_counts(labels))
+    return found

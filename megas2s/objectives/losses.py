@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from megas2s.labels import IGNORED
@@ -30,8 +32,10 @@ def at_positions(hidden: Tensor, positions: Tensor) -> Tensor:
 
 def check_weight(weight: float, warm_in_steps: int) -> None:
     """Refuse a weight that turns a part off, and a warm-in that ends before it begins."""
-    if not weight > 0:
-        raise ValueError(f"weight must be above 0, got {weight}; null instead of the whole part turns it off")
+    if not 0 < weight < math.inf:
+        raise ValueError(
+            f"weight must be above 0 and finite, got {weight}; null instead of the whole part turns it off"
+        )
     if warm_in_steps < 0:
         raise ValueError(f"warm_in_steps must not be negative, got {warm_in_steps}")
 

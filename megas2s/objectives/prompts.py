@@ -19,7 +19,7 @@ from megas2s.labels import IGNORED
 from megas2s.tokenizer.vocab import Vocabulary
 
 DEFAULT_PROMPTS = ('This sentence : "X" means [MASK]', '[MASK] is the meaning of the sentence : "X"')
-HOLE, MASK = re.compile(r"\bX\b"), "[MASK]"
+HOLE, MASK = re.compile(r"(?<![A-Za-z0-9])X(?![A-Za-z0-9])"), "[MASK]"
 
 
 class Prompt(NamedTuple):

@@ -40,6 +40,7 @@ class Training:
     binding: Mapping[str, str]
     languages: Sequence[str]
     batches_from: Callable[[int], Iterator[Sequence[Batch]]]  # this rank's micro-batches, from any step
+    largest: Callable[[], Sequence[Batch]] | None  # micro-batches that no others exceed; None where all are alike
     waited: Callable[[], float]  # seconds spent waiting for batches so far
     heldout: Sequence[Batch]  # this rank's held-out batches, the same number on every rank
     measures: Callable[[Engine], Scalars]  # what is found out beside held-out losses; collective
@@ -82,10 +83,11 @@ def train(run: Training, state: TrainState, saved: checkpoint.Saved | None, *, t
 def try_largest(run: Training, state: TrainState) -> None:
     """One whole step that leaves no trace, so that a model too large fails in the first minute.
 
-    With a learning rate of 0 AdamW changes no weight, and the moments it leaves are taken back. Batches have fixed
-    shapes, and with a label in every slot the first one sends as many positions through the head as any can.
+    With a learning rate of 0 AdamW changes no weight, and the moments it leaves are taken back. Where batches have
+    fixed shapes the first one, with a label in every slot, sends as many positions through the head as any can.
     """
-    batches = [_fully_labelled(batch) for batch in next(iter(run.batches_from(state.step)))]
+    first = next(iter(run.batches_from(state.step))) if run.largest is None else run.largest()
+    batches = [_fully_labelled(batch) for batch in first]
     untouched = run.engine.counters()
     run.engine.train_step(batches, step=state.step, lr=0.0)
     if run.heldout:

@@ -31,6 +31,13 @@ def test_a_table_without_one_numbers_them(tmp_path):
     assert read_records(path, header=False) == [{"0": "gj04", "1": "1", "2": "", "3": "They drank."}]
 
 
+def test_separators_of_unicode_long_cells_and_blank_lines_are_text(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a\u2028b\u0085c"}\r\n', encoding="utf-8")
+    assert read_records(tmp_path / "a.jsonl") == [{"text": "a\u2028b\u0085c"}]
+    (tmp_path / "a.tsv").write_text(f"text\tlabel\r\na\u2028b\t1\r\n{'x' * 200_000}\t0\r\n\r\n", encoding="utf-8")
+    assert [len(record["text"]) for record in read_records(tmp_path / "a.tsv")] == [3, 200_000]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
@@ -41,6 +48,8 @@ def test_a_table_without_one_numbers_them(tmp_path):
         ("a.tsv", b"a\tb\n1\n", r"line 2: 1 columns, the first line has 2"),
         ("a.csv", b"a,b\n", r"is neither .jsonl nor .tsv"),
         ("a.jsonl.gz", b"no gzip", "cannot be read"),
+        ("a.jsonl", b'{"label": ' + b"9" * 5000 + b"}\n", "line 1: not a JSON object"),
+        ("a.jsonl", b'{"text": "\\ud83d"}\n', "line 1: half of a surrogate pair"),
     ],
 )
 def test_what_cannot_be_read_is_refused_with_its_place(name: str, content: bytes, said: str, tmp_path):

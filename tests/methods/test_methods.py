@@ -173,17 +173,35 @@ def test_a_text_is_written_given_another(facts, tokenizer):
         (Classify(), {"txt": "a", "label": 1}, Columns(), "a record has no 'text'; did you mean 'txt'"),
         (Classify(), {"text": 5, "label": 1}, Columns(), "'text' of a record is int '5', and a text is needed"),
         (Classify(), {"text": "a", "label": 0.5}, Columns(), "a class is a text or a whole number"),
-        (Classify(), {"text": "a", "label": 7}, Columns(), "the class '7' is not in the training data, which has 0, 1"),
         (Regress(), {"text": "a", "label": "much"}, Columns(), "a finite number is needed"),
         (Regress(), {"text": "a", "label": float("nan")}, Columns(), "a finite number is needed"),
         (Tag(), {"tokens": "a b", "tags": ["N"]}, TAGS, "tagging needs a list of texts"),
         (Tag(), {"tokens": ["a", "b"], "tags": ["0"]}, TAGS, "a record has 2 words and 1 tags"),
-        (Tag(), {"tokens": ["a"], "tags": ["X"]}, TAGS, "the tag 'X' is not in the training data"),
     ],
 )
 def test_a_record_that_is_none_is_refused_with_a_sentence(method, record, columns, said, facts):
     with pytest.raises(BadData, match=said):
         method.example(record, columns, facts(("0", "1")))
+
+
+def test_labels_that_training_has_not_are_places_to_answer_and_nothing_to_learn(facts):
+    found = facts(("0", "1"))
+    record = {"text": "one", "label": 7}
+    assert Classify().unknown([record], Columns(), found) == ["7"]
+    examples = [Classify().example({"text": "one", "label": label}, Columns(), found) for label in (1, 7)]
+    _, batch, output = run(Classify(), examples, found, ("0", "1"))
+    part = Classify().loss(output, batch)["classify"]
+    assert part.row_totals[0] > 0
+    assert part.row_totals[1] == 0
+    tagged = facts(("N", "V"))
+    row = {"tokens": ["one", "two"], "tags": ["N", "X"]}
+    assert Tag().unknown([row], TAGS, tagged) == ["X"]
+    example = Tag().example(row, TAGS, tagged)
+    model, batch, output = run(Tag(), [example], tagged, ("N", "V"))
+    assert Tag().loss(output, batch)["tag"].total > 0
+    answers = Tag().answers(Tag().predictions(model, batch, tagged).numpy(), [example], tagged)
+    assert len(answers[0]) == 2
+    assert Tag().references([row], [example], TAGS) == [["N", "X"]]
 
 
 def test_one_class_is_nothing_to_tell_apart():

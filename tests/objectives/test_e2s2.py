@@ -238,6 +238,19 @@ def test_one_view_is_the_noised_one_with_all_the_weight(run):
     assert "nll_second" not in parts
 
 
+def test_the_accuracy_of_restored_tokens_is_measured_where_nothing_is_learnt(run):
+    wanted = objective(denoise={"target": "token"}, contrast=None)
+    batch = batch_of(wanted, shape_of())
+    with torch.no_grad():
+        output, parts = run(wanted, batch)
+        labels = batch["encoder_labels"]
+        guess = output.encoder_logits(output.encoder_hidden[:4]).argmax(-1)
+    right, count = ((guess == labels) & (labels != IGNORED)).sum(1), (labels != IGNORED).sum(1)
+    assert parts["denoise_accuracy"].row_totals.tolist() == right.tolist()
+    assert parts["denoise_accuracy"].row_counts.tolist() == count.tolist()
+    assert "denoise_accuracy" not in run(wanted, batch)[1]
+
+
 def test_the_formula_s_weights_are_one_key_away(run):
     wanted = objective(nll_weights=[1, 1])
     _, parts = run(wanted, batch_of(wanted, shape_of()))
@@ -344,7 +357,10 @@ def test_a_group_lies_in_a_micro_batch_or_is_one_over_all_ranks(micro_batch, wor
         ({"denoise": {"class_weights": [1, 1]}}, "class_weights must be 3, for original, shuffled, replaced; got 2"),
         ({"denoise": {"class_weights": [1, 0, 1]}}, "class_weights must be above 0"),
         ({"denoise": {"target": "token", "as_released": True}}, "are about kinds"),
-        ({"denoise": {"weight": 0}}, "weight must be above 0, got 0.0; null instead of the whole part turns it off"),
+        (
+            {"denoise": {"weight": 0}},
+            "weight must be above 0 and finite, got 0.0; null instead of the whole part turns it off",
+        ),
         ({"contrast": {"group": 2, "temperature": 0}}, "temperature must be above 0"),
         ({"contrast": {"group": 2, "prompts": ["X [MASK]", "[MASK] X"]}}, "read by representation: prompt alone"),
         ({"contrast": {"group": 2, "representation": "first", "segment_length": 8}}, "has one per window"),
@@ -353,6 +369,9 @@ def test_a_group_lies_in_a_micro_batch_or_is_one_over_all_ranks(micro_batch, wor
             "once each",
         ),
         ({"nll_weights": [0, 0]}, "nor both 0"),
+        ({"nll_weights": [1, float("nan")]}, "nll_weights must be finite"),
+        ({"denoise": {"class_weights": [1, float("nan"), 1]}}, "class_weights must be above 0 and finite"),
+        ({"contrast": {"group": 2, "temperature": float("inf")}}, "temperature must be above 0 and finite"),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_a_sentence(changes, sentence):

@@ -50,6 +50,10 @@ def test_the_default_prompts_are_read_and_differ_in_length():
     assert longest([]) == 0
 
 
+def test_the_text_may_stand_between_words_without_spaces():
+    check_template("这句话X的意思是[MASK]")
+
+
 @pytest.mark.parametrize("template", ["no hole [MASK]", "X and X [MASK]", "X without", "X [MASK] [MASK]", "BOX [MASK]"])
 def test_a_template_without_one_hole_and_one_mask_is_refused(template):
     with pytest.raises(ValueError, match="once each"):

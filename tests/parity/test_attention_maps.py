@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-
-transformers = pytest.importorskip("transformers")
+import transformers
 
 from megas2s.analysis.attention import entropies, entropy
 from megas2s.analysis.passes import passes

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from megas2s import pretrain
+from megas2s import session
 from megas2s.models.config import ModelConfig
 from megas2s.models.parameters import canonical_parameters
 from megas2s.models.transformer import Model, build
@@ -174,6 +174,6 @@ def run(make_recipe, train_within, tmp_path_factory) -> Run:
     data["stages"] = [{**stage, "engine": {"name": "local"}} for stage in stages(data)]
     seen: list[Seen] = []
     with pytest.MonkeyPatch.context() as patch, train_within() as train:
-        patch.setattr(pretrain, "make_engine", watched(pretrain.make_engine, seen))
+        patch.setattr(session, "make_engine", watched(session.make_engine, seen))
         finished = train(data)
     return Run(finished, dict(zip([stage["name"] for stage in data["stages"]], seen, strict=True)))

@@ -83,6 +83,18 @@ def test_a_plan_needs_neither_corpus_nor_deepspeed_and_states_both_savings(recip
     assert plan["stages"][2]["memory"]["parameters"] == pytest.approx(frozen["parameters"] / 16, rel=1e-6)
 
 
+def test_two_views_of_a_window_keep_twice_the_activations(run, recipe):
+    def kept(objective: str) -> list[int]:
+        code, printed, _ = run(recipe, *SIXTEEN, "--json", f"stages.unfrozen.objective={objective}")
+        assert code == 0
+        stage = json.loads(printed)["stages"][2]
+        return [stage["memory"]["activations"], stage["tokens"]]
+
+    plain = kept("{name: denoising, noise: delete}")
+    both = kept("{name: e2s2, base: {name: denoising, noise: delete}, contrast: {group: 32}}")
+    assert both == [2 * plain[0], plain[1]]
+
+
 def test_the_table_says_what_a_person_asks(run, recipe):
     code, printed, _ = run(recipe, *SIXTEEN, "--gpu", "h100")
     assert code == 0

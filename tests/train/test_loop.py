@@ -10,7 +10,7 @@ import torch
 from torch._dynamo.utils import counters
 from torch.nn import functional as F
 
-from megas2s import dist, pretrain
+from megas2s import dist, session
 from megas2s.engine.local import LocalEngine
 from megas2s.labels import IGNORED
 from megas2s.models import transformer
@@ -144,7 +144,7 @@ def test_speed_and_time_to_go_are_those_of_steps_alone(train_here, one_stage, mo
     monkeypatch.setattr(LocalEngine, "train_step", clock.slow(LocalEngine.train_step, 2.0))
     for place, name in ((LocalEngine, "evaluate"), (LocalEngine, "predict"), (checkpoint, "save")):
         monkeypatch.setattr(place, name, clock.slow(getattr(place, name), 1000.0))
-    monkeypatch.setattr(pretrain, "_peak", lambda _: 1e9)
+    monkeypatch.setattr(session, "_peak", lambda _: 1e9)
     recipe = one_stage({"name": "mlm"}, every=2, evaluate_every=1, samples_every=3, heldout_rows=1)
     run = train_here({**recipe, "checkpoints": {"every": 3}})
     assert clock.now > 8000
@@ -158,10 +158,10 @@ def test_speed_and_time_to_go_are_those_of_steps_alone(train_here, one_stage, mo
 
 
 def test_the_peak_is_the_device_s_in_16_bits_and_unknown_in_32_and_on_a_cpu(monkeypatch):
-    assert pretrain._peak("bf16") is None or torch.cuda.is_available()
+    assert session._peak("bf16") is None or torch.cuda.is_available()
     monkeypatch.setattr(dist, "device", lambda: torch.device("cuda", 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100 80GB HBM3")
-    assert [pretrain._peak(precision) for precision in ("bf16", "fp16", "fp32")] == [989e12, 989e12, None]
+    assert [session._peak(precision) for precision in ("bf16", "fp16", "fp32")] == [989e12, 989e12, None]
 
 
 def test_the_learning_rate_is_that_of_the_schedule_from_the_first_step_on(train_here, one_stage, seen):
