@@ -28,13 +28,15 @@ SAMPLE = ROOT / "launch" / "sample_corpus"
 SCRIPTS = sorted(
     path.relative_to(ROOT).as_posix() for folder in ("launch", "tools") for path in (ROOT / folder).glob("*.py")
 )
-RECIPE = [path for path in SCRIPTS if "recipe_parser(" in (ROOT / path).read_text(encoding="utf-8")]
-OTHER = [path for path in SCRIPTS if path not in RECIPE]
+TASK = "launch/finetune.py"  # takes a recipe too, of another kind
+RECIPE = [path for path in SCRIPTS if "recipe_parser(" in (ROOT / path).read_text(encoding="utf-8") and path != TASK]
+OTHER = [path for path in SCRIPTS if path not in (*RECIPE, TASK)]
 SUBCOMMAND = {"tools/bench.py": "loader"}
 HEAVY = {"torch", "transformers", "deepspeed", "datasets", "numpy", "pyarrow", "pydantic", "sentencepiece"}
 
 # How a script without a recipe is called, and a change to that with what --print-config then says differently.
 CALLS = {
+    "tools/analyse.py": ("{run} --text {sample}/en.txt --analyses neurons --out {new}/looked", "seed=3", {"seed": 3}),
     "tools/bench.py": ("loader", "rows=8", {"rows": 8}),
     "tools/convert_from_hf.py": ("{encoder} {new}/weights", "no_tokenizer=true", {"no_tokenizer": True}),
     "tools/convert_to_hf.py": ("{run} {new}/export", "dtype=bfloat16", {"dtype": "bfloat16"}),
@@ -130,13 +132,13 @@ def test_help_shows_flags_and_defaults_before_anything_heavy_is_imported(path, s
     shown = [line for line in answer.stdout.splitlines() if not line.startswith("import time:")]
     for words in ("--print-config", "--dry-run", "(default: "):
         assert any(words in line for line in shown), words
-    if path in RECIPE:
+    if path in (*RECIPE, TASK):
         assert any("key=value" in line for line in shown)
 
 
 @pytest.mark.parametrize("path", SCRIPTS)
 def test_an_unknown_flag_is_refused(path, call):
-    given = ["recipe.yaml"] if path in RECIPE else CALLS[path][0].split()
+    given = ["recipe.yaml"] if path in (*RECIPE, TASK) else CALLS[path][0].split()
     code, printed, complaint = call(path, *given, "--no-such-flag")
     name = Path(path).name
     assert (code, printed) == (2, "")
@@ -162,6 +164,61 @@ def test_an_unknown_key_names_the_nearest_one_whatever_is_asked(path, call, reci
         code, printed, complaint = call(path, recipe, "stages.mlm.schedule.warmup=3", *asked)
         assert (code, printed) == (2, "")
         assert complaint == f"error: {recipe}: stages.0.schedule.warmup: unknown key; did you mean 'warmup_steps'?\n"
+
+
+@pytest.fixture
+def task(random_weights, corpus_folder, tmp_path) -> Path:
+    """A recipe of fine-tuning that could run."""
+    weights = random_weights(
+        tmp_path / "weights", hidden_size=16, num_heads=2, ffn_size=16, num_encoder_layers=1, max_positions=32
+    )
+    (tmp_path / "train.jsonl").write_text('{"text": "a", "label": 0}\n{"text": "b", "label": 1}\n')
+    recipe = {
+        "run": str(tmp_path / "run"),
+        "init": str(weights),
+        "tokenizer": str(corpus_folder / "tokenizer"),
+        "method": {"name": "classify"},
+        "data": {"train": str(tmp_path / "train.jsonl")},
+        "length": 32,
+        "rows": 2,
+        "steps": 3,
+        "schedule": {"lr": 1e-3},
+        "engine": {"name": "local"},
+    }
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    return tmp_path / "task.yaml"
+
+
+def test_a_task_s_printed_recipe_is_whole_and_prints_itself(call, task, tmp_path):
+    code, printed, complaint = call(TASK, task, "seed=5", "schedule.lr=2e-4", "--print-config")
+    assert (code, complaint) == (0, "")
+    found = yaml.safe_load(printed)
+    assert (found["seed"], found["schedule"]["lr"], found["optimizer"]["beta2"]) == (5, 2e-4, 0.999)
+    (tmp_path / "printed.yaml").write_text(printed, encoding="utf-8")
+    assert call(TASK, tmp_path / "printed.yaml", "--print-config") == (0, printed, "")
+
+
+def test_a_task_s_unknown_key_names_the_nearest_one_whatever_is_asked(call, task):
+    for asked in ([], ["--print-config"], ["--dry-run"]):
+        code, printed, complaint = call(TASK, task, "schedule.warmup=3", *asked)
+        assert (code, printed) == (2, "")
+        assert complaint == f"error: {task}: schedule.warmup: unknown key; did you mean 'warmup_steps'?\n"
+
+
+def test_a_dry_run_of_a_task_says_what_would_be_learnt_and_writes_nothing(call, task, corpus_folder, tmp_path):
+    before = tree(tmp_path, corpus_folder)
+    code, printed, complaint = call(TASK, task, "--dry-run")
+    assert (code, complaint) == (0, "")
+    assert "classify, 3 steps of 2 rows, from its beginning\n  examples: 2 to train; 2 labels: 0, 1" in printed
+    assert tree(tmp_path, corpus_folder) == before
+
+
+def test_a_task_is_answered_by_a_process_made_new(call, task, monkeypatch):
+    happened = []
+    monkeypatch.setattr("megas2s.finetune.finetune", lambda recipe: happened.append("trained") or True)
+    monkeypatch.setattr(os, "execv", lambda *words: happened.append("new"))
+    assert call(TASK, task)[0] == 0
+    assert happened == ["trained", "new"]
 
 
 @pytest.mark.parametrize("path", OTHER)
