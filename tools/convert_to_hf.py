@@ -9,8 +9,14 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from megas2s import cli
+
+if TYPE_CHECKING:
+    from megas2s.convert.hf import Difference
+    from megas2s.convert.names import Shape
+    from megas2s.models.config import ModelConfig
 
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -58,7 +64,7 @@ def main() -> None:
     import torch
 
     from megas2s import files
-    from megas2s.convert import export, heads, hf, source, tensors
+    from megas2s.convert import export, hf, source, tensors
     from megas2s.convert.card import Facts, card
     from megas2s.errors import BadConfig
 
@@ -72,11 +78,7 @@ def main() -> None:
     record["heads"] = given.keep_heads
     step = f" at step {found.step}" if found.step is not None else ""
     print(f"{found.folder}{step}: {exported.architecture}, {given.dtype}", flush=True)
-    kept = heads.names(reader.config) if exported.config.is_seq2seq == reader.config.is_seq2seq else []
-    if given.keep_heads and not kept:
-        raise BadConfig(f"{exported.architecture} comes without heads of an objective here; leave --keep-heads out")
-    if kept and not given.keep_heads:
-        print("the heads of an objective or a task are left behind; --keep-heads keeps them in a file beside")
+    look_for_heads(reader.config, exported, keep=given.keep_heads)
     facts = Facts(
         name=out.resolve().name,
         part=exported.family.part,
@@ -116,6 +118,25 @@ def main() -> None:
     )
     for path in files.files_below(out):
         print(f"  {path.stat().st_size:>14,} {path.relative_to(out)}")
+    tell(difference, exported)
+
+
+def look_for_heads(config: ModelConfig, exported: Shape, *, keep: bool) -> None:
+    """Refuse to keep heads where there are none, and say where some are left behind."""
+    from megas2s.convert import heads
+    from megas2s.errors import BadConfig
+
+    kept = heads.names(config) if exported.config.is_seq2seq == config.is_seq2seq else []
+    if keep and not kept:
+        raise BadConfig(f"{exported.architecture} comes without heads of an objective here; leave --keep-heads out")
+    if kept and not keep:
+        print("the heads of an objective or a task are left behind; --keep-heads keeps them in a file beside")
+
+
+def tell(difference: Difference | None, exported: Shape) -> None:
+    """How far the reloaded model was from ours."""
+    from megas2s.convert import hf
+
     if difference is None:
         print("not reloaded (--no-check): names and shapes agree with transformers, values were not compared")
         return
