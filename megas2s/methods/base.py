@@ -37,6 +37,11 @@ class Columns:
     text: str = "text"
     pair: str | None = None
     label: str = "label"
+    ends_between: int = 1  # ends of text between the two texts of a pair; RoBERTa, XLM-R and BART have 2
+
+    def __post_init__(self) -> None:
+        if self.ends_between < 1:
+            raise ValueError(f"ends_between must be at least 1, got {self.ends_between}")
 
 
 class Facts(NamedTuple):
@@ -144,18 +149,19 @@ def text_of(record: Record, key: str) -> str:
     return text
 
 
-def joined(texts: Sequence[np.ndarray], facts: Facts) -> tuple[np.ndarray, np.ndarray]:
+def joined(texts: Sequence[np.ndarray], facts: Facts, *, ends_between: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """One row of one or two texts and the number of the text each token is of, (S,) int64 each: begin a eos b eos.
 
     Where they do not fit, the longer one is cut first.
     """
     vocabulary = facts.vocabulary
-    room = facts.length - vocabulary.ends - (len(texts) - 1)
+    room = facts.length - vocabulary.ends - ends_between * (len(texts) - 1)
     kept = _cut([len(text) for text in texts], room)
     opening = [] if vocabulary.begin is None else [vocabulary.begin]
     parts: list[np.ndarray] = []
     for number, (text, size) in enumerate(zip(texts, kept, strict=True)):
-        row = [*(opening if number == 0 else []), *text[:size].tolist(), vocabulary.eos]
+        ends = [vocabulary.eos] * (1 if number == len(texts) - 1 else ends_between)
+        row = [*(opening if number == 0 else []), *text[:size].tolist(), *ends]
         parts.append(np.array(row, dtype=np.int64))
     types = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
     return np.concatenate(parts), types
@@ -175,7 +181,8 @@ def _cut(lengths: Sequence[int], room: int) -> list[int]:
 def source_of(record: Record, columns: Columns, facts: Facts) -> Example:
     """What the model reads of a record: the row, and for an encoder-decoder the same once more for its decoder."""
     keys = [columns.text] if columns.pair is None else [columns.text, columns.pair]
-    row, types = joined([facts.tokenizer.encode(text_of(record, key)) for key in keys], facts)
+    texts = [facts.tokenizer.encode(text_of(record, key)) for key in keys]
+    row, types = joined(texts, facts, ends_between=columns.ends_between)
     return rows_of(row, facts, types=types if facts.typed else None)
 
 

@@ -43,7 +43,8 @@ class Seq2Seq:
     def example(self, record: Record, columns: Columns, facts: Facts) -> Example:
         """Source and target, each cut to its length."""
         keys = [columns.text] if columns.pair is None else [columns.text, columns.pair]
-        source, _ = joined([facts.tokenizer.encode(text_of(record, key)) for key in keys], facts)
+        texts = [facts.tokenizer.encode(text_of(record, key)) for key in keys]
+        source, _ = joined(texts, facts, ends_between=columns.ends_between)
         target = facts.tokenizer.encode(text_of(record, columns.label))
         labels, _ = joined([target], facts._replace(length=facts.target_length))
         return {

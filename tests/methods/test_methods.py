@@ -52,6 +52,7 @@ def test_two_texts_are_one_row_and_the_longer_is_cut_first(facts):
     assert row.tolist() == [20, 21, 22, 23, 24, eos, 20, 21, 22, 23, 24, eos]
     assert joined([right], found)[0].tolist() == [60, 61, 62, 63, eos]
     assert len(joined([left], found)[0]) == 12
+    assert joined([right, right], found, ends_between=2)[0].tolist() == [*right, eos, eos, *right, eos]
 
 
 def test_a_class_is_read_from_the_mean_of_an_encoder_s_states(facts):
