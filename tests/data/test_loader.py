@@ -16,7 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megas2s.data.loader import Columns, Loader, Samples, collate, sample_numbers
+from megas2s.data.loader import Columns, Loader, Samples, _Packed, collate, sample_numbers
 from megas2s.data.mixture import Mixture, Sampling
 from megas2s.data.shards import ShardEntry
 from megas2s.data.windows import units
@@ -167,6 +167,25 @@ def test_full_rows_have_no_mask(make_samples):
 def test_rows_that_are_not_as_full_as_promised_are_an_error():
     with pytest.raises(ValueError, match="input_ids has 3 entries, the batch has 4 columns"):
         collate([{"input_ids": np.arange(3)}], Columns(4, 0, True, 1))
+
+
+def test_a_second_view_has_a_mask_of_its_own():
+    examples = [
+        {"input_ids": np.arange(length), "second_input_ids": np.arange(length + 1), "encoder_labels": np.zeros(length)}
+        for length in (2, 3)
+    ]
+    batch = collate(examples, Columns(source=4, target=0, full=False, pad=9))
+    assert batch["attention_mask"].tolist() == [[1, 1, 0, 0], [1, 1, 1, 0]]
+    assert batch["second_attention_mask"].tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
+    assert batch["second_input_ids"][0].tolist() == [0, 1, 2, 9]
+    assert batch["encoder_labels"][0].tolist() == [0, 0, IGNORED, IGNORED]
+
+
+def test_numbers_that_are_not_whole_travel_beside_ids():
+    batch = {"ids": torch.tensor([[1 << 60, 3]]), "numbers": torch.tensor([0.1], dtype=torch.float64)}
+    unpacked = _Packed.pack(batch).unpack()
+    assert unpacked["ids"].tolist() == [[1 << 60, 3]]
+    assert unpacked["numbers"].tolist() == [0.1]
 
 
 def test_fields_without_a_column_keep_their_own_length():

@@ -175,3 +175,22 @@ def test_an_epsilon_may_change_only_where_a_new_decoder_is_attached():
 def test_copied_layers_for_a_decoder_that_is_there_already_are_refused():
     with pytest.raises(BadConfig, match="layers: copied is how a new decoder starts, and init: brings one"):
         start_from(seq2seq(), seq2seq(), decoder_layers="copied")
+
+
+def test_the_masked_head_goes_along_to_an_encoder_that_restores_beside_a_decoder():
+    restores = start_from(ENCODER, seq2seq("tied_to_decoder", encoder_restores=True))
+    assert {name for name in restores if name.startswith("mlm.")} == {
+        name for name, origin in restores.items() if origin == name and name.startswith("mlm.")
+    }
+    back = start_from(seq2seq(encoder_restores=True), ENCODER)
+    assert all(origin is None for name, origin in back.items() if name.startswith("mlm."))
+
+
+def test_a_head_of_classes_goes_on_where_there_are_as_many_and_else_begins_anew():
+    three, two = seq2seq(token_classes=3, text_classes=3), seq2seq(token_classes=2, text_classes=2)
+    assert start_from(three, three)["classes.weight"] == "classes.weight"
+    other = start_from(three, two)
+    assert (other["classes.weight"], other["text.out.weight"]) == (None, None)
+    assert other["text.dense.weight"] == "text.dense.weight"
+    assert start_from(seq2seq(), three)["classes.weight"] is None
+    assert "classes.weight" not in start_from(three, seq2seq())

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 
@@ -22,9 +24,13 @@ def config(decoder=2, tying="tied"):
     )
 
 
+HEADS = [{}, {"token_classes": 3}, {"text_classes": 2}, {"encoder_restores": True, "token_classes": 3}]
+
+
+@pytest.mark.parametrize("heads", HEADS, ids=str)
 @pytest.mark.parametrize(("decoder", "tying"), [(0, "tied"), *((2, tying) for tying in TYINGS)])
-def test_names_and_shapes_of_the_configuration_are_those_of_the_model(decoder, tying):
-    shape = config(decoder, tying)
+def test_names_and_shapes_of_the_configuration_are_those_of_the_model(decoder, tying, heads):
+    shape = dataclasses.replace(config(decoder, tying), **heads)
     model = build(shape)
     held = {name: tuple(parameter.shape) for name, parameter in canonical_parameters(model).items()}
     assert list(held.items()) == list(parameter_shapes(shape).items())
