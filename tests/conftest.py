@@ -20,6 +20,7 @@ from typing import NamedTuple
 import pytest
 import torch
 import yaml
+from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer as Library
 from torch import Tensor
 
@@ -42,6 +43,10 @@ ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "launch" / "sample_corpus"
 LANGUAGES = ("ar", "en", "sw", "zh")  # enough scripts for a test, few enough to be quick
 MEASURED = {"tokens_per_second", "tflops", "mfu", "memory_gib", "data_wait", "eta_seconds"}  # time and memory
+
+# A machine that does something else for a second is no fault of a test.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a job in the background; tests of Ctrl-C need it heard
     signal.signal(signal.SIGINT, signal.default_int_handler)
