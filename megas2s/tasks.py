@@ -211,10 +211,8 @@ def measured(task: Task, data: Examples, split: Split, answers: dict[int, Any]) 
     records = [split.records[place] for place in places]
     references = task.method.references(records, [split.examples[place] for place in places], data.columns)
     groups: dict[str, list[int]] = {ALONE: list(range(len(places)))}
-    for index, place in enumerate(places):
+    for index, place in enumerate(places if len(data.languages) > 1 else ()):
         groups.setdefault(data.languages[split.languages[place]], []).append(index)
-    if len(data.languages) == 1:  # the one language's rows are in its group twice
-        groups = {ALONE: groups[ALONE]}
     return {
         name: task.method.scores([answers[places[index]] for index in group], [references[index] for index in group])
         for name, group in groups.items()

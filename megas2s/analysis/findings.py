@@ -22,7 +22,7 @@ from megas2s.analysis.tasks import Task
 from megas2s.errors import BadConfig
 from megas2s.models.config import ModelConfig
 from megas2s.models.transformer import EncoderModel, Seq2SeqModel
-from megas2s.objectives.base import Shape
+from megas2s.objectives.base import first_token
 from megas2s.objectives.noise import framed
 from megas2s.tokenizer.load import Tokenizer
 from megas2s.tokenizer.vocab import Vocabulary
@@ -64,7 +64,7 @@ class Reader:
         self.max_tokens = max_tokens
         self.batch_tokens = batch_tokens
         self.vocabulary: Vocabulary = tokenizer.vocabulary
-        self.start = Shape(self.vocabulary, 0, 0, config.decoder_start).start
+        self.start = first_token(self.vocabulary, config.decoder_start)
 
     def row(self, text: str) -> np.ndarray:
         """One text as the encoder reads it."""

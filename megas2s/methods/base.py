@@ -23,6 +23,7 @@ from megas2s.errors import BadData
 from megas2s.metrics.scores import Scores
 from megas2s.models.config import FirstToken, ModelConfig
 from megas2s.models.output import ModelOutput
+from megas2s.models.parameters import aliases
 from megas2s.objectives.base import Batch, Example, Part, first_token
 from megas2s.objectives.noise import teacher_forced
 from megas2s.spec import nearest, spec
@@ -178,11 +179,16 @@ def _cut(lengths: Sequence[int], room: int) -> list[int]:
     return kept
 
 
-def source_of(record: Record, columns: Columns, facts: Facts) -> Example:
-    """What the model reads of a record: the row, and for an encoder-decoder the same once more for its decoder."""
+def row_of(record: Record, columns: Columns, facts: Facts) -> tuple[np.ndarray, np.ndarray]:
+    """The text of a record, or its pair of texts, as `joined` gives it."""
     keys = [columns.text] if columns.pair is None else [columns.text, columns.pair]
     texts = [facts.tokenizer.encode(text_of(record, key)) for key in keys]
-    row, types = joined(texts, facts, ends_between=columns.ends_between)
+    return joined(texts, facts, ends_between=columns.ends_between)
+
+
+def source_of(record: Record, columns: Columns, facts: Facts) -> Example:
+    """What the model reads of a record: the row, and for an encoder-decoder the same once more for its decoder."""
+    row, types = row_of(record, columns, facts)
     return rows_of(row, facts, types=types if facts.typed else None)
 
 
@@ -203,5 +209,5 @@ def states(output: ModelOutput) -> Tensor:
 
 def heads_apart(config: ModelConfig) -> tuple[str, ...]:
     """The vocabulary's heads where they have weights of their own, which a classifier does not use."""
-    found = ["mlm.*"] if config.has_masked_head else []
-    return (*found, "head.weight") if config.is_seq2seq and config.tying in ("untied", "untied_head") else tuple(found)
+    masked = ("mlm.*",) if config.has_masked_head else ()
+    return (*masked, "head.weight") if "head.weight" in aliases(config) else masked

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from megas2s.data.records import Record
 from megas2s.generate.greedy import greedy
-from megas2s.methods.base import Columns, Facts, joined, text_of
+from megas2s.methods.base import Columns, Facts, joined, row_of, text_of
 from megas2s.metrics.scores import Scores, of_texts
 from megas2s.models.config import ModelConfig
 from megas2s.models.output import ModelOutput
@@ -42,9 +42,7 @@ class Seq2Seq:
 
     def example(self, record: Record, columns: Columns, facts: Facts) -> Example:
         """Source and target, each cut to its length."""
-        keys = [columns.text] if columns.pair is None else [columns.text, columns.pair]
-        texts = [facts.tokenizer.encode(text_of(record, key)) for key in keys]
-        source, _ = joined(texts, facts, ends_between=columns.ends_between)
+        source, _ = row_of(record, columns, facts)
         target = facts.tokenizer.encode(text_of(record, columns.label))
         labels, _ = joined([target], facts._replace(length=facts.target_length))
         return {

@@ -13,7 +13,7 @@ import torch
 from megas2s.data.heldout import heldout_batches, heldout_rows
 from megas2s.data.windows import units
 from megas2s.engine.base import to_device
-from megas2s.models.transformer import build
+from megas2s.models.loading import filled
 from megas2s.models.weights import open_weights
 from megas2s.prepare import open_corpus, prepare
 from megas2s.recipe import load_recipe
@@ -38,9 +38,7 @@ def main() -> None:
     batches = heldout_batches(rows, prepared.data.loader_columns, micro_batch=prepared.micro_batch)
     for folder in folders:
         reader = open_weights(Path(folder))
-        model = build(reader.config.without_heads()).eval()
-        for name, parameter in model.named_parameters():
-            parameter.copy_(reader.tensor(name))
+        model = filled(reader.config.without_heads(), reader.tensor)
         total = count = 0.0
         for batch in (to_device(batch, torch.device("cpu")) for batch in batches):
             (part,) = stage.objective.loss(model(batch), batch).values()
