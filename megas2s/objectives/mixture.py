@@ -27,13 +27,15 @@ from megas2s.objectives.mass import MASS
 from megas2s.objectives.span_corruption import SpanCorruption
 from megas2s.spec import spec
 
+Reconstruction = Denoising | SpanCorruption | MASS | CLM  # what an encoder-decoder learns, alone or in a mixture
+
 
 @spec
 class Component:
     """One objective of a mixture and its share of the samples, relative to the others'."""
 
     share: float
-    objective: Annotated[Denoising | SpanCorruption | MASS | CLM, Discriminator("name")]
+    objective: Annotated[Reconstruction, Discriminator("name")]
 
     def __post_init__(self) -> None:
         if not self.share > 0:

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megas2s.errors import BadConfig
-from megas2s.objectives import CLM
 from megas2s.objectives.base import Shape
+from megas2s.objectives.clm import CLM
 from megas2s.rng import generator
 from megas2s.spec import parse
 

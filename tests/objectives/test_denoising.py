@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from megas2s.errors import BadConfig
 from megas2s.labels import IGNORED
-from megas2s.objectives import Denoising
 from megas2s.objectives.base import Shape
+from megas2s.objectives.denoising import Denoising
 from megas2s.rng import generator
 from megas2s.spec import parse
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from megas2s.objectives import MASS
 from megas2s.objectives.base import Shape
+from megas2s.objectives.mass import MASS
 from megas2s.rng import generator
 
 from .conftest import EOS, FIRST, MASK, make_vocabulary

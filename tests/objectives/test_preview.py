@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from megas2s.labels import IGNORED
-from megas2s.objectives import CLM, Denoising
 from megas2s.objectives.base import RowLengths
+from megas2s.objectives.clm import CLM
+from megas2s.objectives.denoising import Denoising
 from megas2s.objectives.preview import fill, preview
 from megas2s.rng import generator
 

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megas2s.objectives import SpanCorruption
 from megas2s.objectives.base import Shape
-from megas2s.objectives.span_corruption import pieces
+from megas2s.objectives.span_corruption import SpanCorruption, pieces
 from megas2s.rng import generator
 
 from .conftest import EOS, PAD, make_vocabulary
