@@ -4,45 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
-import json
-import logging
 import os
 import signal
-import socket
 import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
 import yaml
 from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer as Library
-from torch import Tensor
 
 from megas2s import files
 from megas2s.engine.local import LocalEngine
-from megas2s.finetune import finetune
 from megas2s.models.config import ModelConfig
 from megas2s.models.parameters import canonical_parameters
 from megas2s.models.transformer import build
-from megas2s.models.weights import open_weights, save_weights
-from megas2s.pretrain import pretrain
-from megas2s.recipe import Recipe
-from megas2s.spec import parse
+from megas2s.models.weights import save_weights
 from megas2s.tokenizer.load import Tokenizer
-from megas2s.tuning import Finetuning
 
+from .processes import ROOT, free_port, run_process
+from .runs import Finished, training, tune
 from .small_tokenizers import KINDS
 
-ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "launch" / "sample_corpus"
 LANGUAGES = ("ar", "en", "sw", "zh")  # enough scripts for a test, few enough to be quick
-MEASURED = {"tokens_per_second", "tflops", "mfu", "memory_gib", "data_wait", "eta_seconds"}  # time and memory
 
 # A machine that does something else for a second is no fault of a test.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -50,34 +39,6 @@ settings.load_profile("patient")
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a job in the background; tests of Ctrl-C need it heard
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def run_process(
-    command: list[str], *, timeout: float, env: dict[str, str] | None = None, cwd: Path = ROOT
-) -> subprocess.CompletedProcess:
-    """Run a command in its own process group; the whole group ends with the time-out."""
-    process = subprocess.Popen(
-        command,
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(env or {})},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        output, _ = process.communicate()
-        pytest.fail(f"{' '.join(command[:4])} ... did not end within {timeout} s:\n{output[-4000:]}")
-    return subprocess.CompletedProcess(command, process.returncode, output)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="session")
@@ -241,79 +202,10 @@ def write_recipe(tmp_path: Path) -> Callable[[dict], Path]:
     return write
 
 
-class Finished(NamedTuple):
-    """What a run left that must not depend on how often it was interrupted."""
-
-    folder: Path
-
-    def weights(self, stage: str) -> dict[str, Tensor]:
-        """The weights that a stage ended with, by canonical name."""
-        reader = open_weights(self.folder / stage / "weights")
-        return {name: reader.tensor(name) for name in reader.names}
-
-    def config(self, stage: str) -> ModelConfig:
-        """The shape of the model that a stage trained."""
-        return open_weights(self.folder / stage / "weights").config
-
-    def hashes(self, stage: str) -> dict[str, str]:
-        """SHA-256 of every tensor of those weights."""
-        return {
-            name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in self.weights(stage).items()
-        }
-
-    def log(self, stage: str) -> list[dict]:
-        """The lines of a stage in metrics.jsonl, without what measures time and memory."""
-        lines = map(json.loads, (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-        return [
-            {key: value for key, value in line.items() if key not in MEASURED}
-            for line in lines
-            if line["stage"] == stage
-        ]
-
-    def bits(self, stage: str) -> tuple[dict[str, str], list[dict]]:
-        """What an interruption must not change: the weights of a stage, by their hashes, and its log."""
-        return self.hashes(stage), self.log(stage)
-
-    def losses(self, stage: str, kind: str = "train") -> list[float]:
-        """The losses of a stage, in order."""
-        return [line["loss"] for line in self.log(stage) if line["kind"] == kind]
-
-
 @pytest.fixture(scope="session")
 def finished() -> type[Finished]:
     """`finished(folder)` reads what the run in a folder left."""
     return Finished
-
-
-def train_all(data: dict) -> Finished:
-    recipe = parse(Recipe, data, source="recipe")
-    while pretrain(recipe):
-        pass
-    return Finished(Path(data["run"]))
-
-
-def tune(data: dict) -> Finished:
-    recipe = parse(Finetuning, data, source="recipe")
-    while finetune(recipe):
-        pass
-    return Finished(Path(data["run"]))
-
-
-@contextlib.contextmanager
-def training(run: Callable[[dict], Finished] = train_all) -> Iterator[Callable[[dict], Finished]]:
-    """Train all stages of a recipe, given as plain data, in this process; raises what training raises."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield run
-    finally:
-        torch.set_num_threads(threads)
-        logger = logging.getLogger("megas2s")  # `record.log_to` takes it for itself
-        for handler in logger.handlers[:]:
-            logger.removeHandler(handler)
-            handler.close()
-        logger.propagate = True
-        logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
