@@ -8,8 +8,10 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +24,7 @@ INTERRUPTED = 130
 QUOTE = '"'
 FIRST_SECONDS = 5.0  # launchers look after their processes about once a second
 OTHERS_SECONDS = 10.0
+SOON_SECONDS = 0.05  # enough to leave a destructor
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -105,6 +108,7 @@ def run(main: Callable[[], int | None]) -> None:
     Of several ranks that fail alike, one speaks (see `_patience`); no rank's sentence is lost.
     """
     here = place()
+    sys.unraisablehook = _press_again
     try:
         code = main() or 0
     except Refusal as refusal:
@@ -123,6 +127,16 @@ def run(main: Callable[[], int | None]) -> None:
         time.sleep(_patience(here, refused=False))
         raise
     sys.exit(code)
+
+
+def _press_again(lost: sys.UnraisableHookArgs) -> None:
+    """Ctrl-C that fell into a destructor or a callback, where Python prints exceptions and forgets them, comes anew."""
+    if lost.exc_type is KeyboardInterrupt:
+        again = threading.Timer(SOON_SECONDS, os.kill, (os.getpid(), signal.SIGINT))
+        again.daemon = True
+        again.start()
+    else:
+        sys.__unraisablehook__(lost)
 
 
 def _patience(here: Place, *, refused: bool) -> float:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import time
+
 import pytest
 
 from megas2s import cli
@@ -56,6 +59,31 @@ def test_the_loss_of_another_rank_waits_for_that_rank_s_own_words(ends):
 def test_an_interruption_is_told_once(ends):
     assert ends(KeyboardInterrupt(), rank=0, world_size=2) == (130, "interrupted; the same command continues\n", 0)
     assert ends(KeyboardInterrupt(), rank=1, world_size=2) == (130, "", 0)
+
+
+LOST = """
+import os, signal, time
+from megas2s import cli
+
+class Held:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)
+
+def main():
+    held = Held()
+    del held
+    time.sleep(10)
+
+cli.run(main)
+"""
+
+
+def test_an_interruption_that_falls_into_a_destructor_is_not_lost(shell):
+    begun = time.monotonic()
+    ended = shell([sys.executable, "-c", LOST], timeout=60)
+    assert (ended.returncode, ended.stdout) == (130, "interrupted; the same command continues\n")
+    assert time.monotonic() - begun < 9
 
 
 @pytest.fixture

@@ -141,6 +141,7 @@ class Loader:
             num_workers=self._workers,
             prefetch_factor=PREFETCHED if self._workers else None,
             pin_memory=self._pin_memory,
+            worker_init_fn=_leave_ctrl_c,
         )
         before = multiprocessing.active_children()
         with _no_surprise():
@@ -273,6 +274,11 @@ class _MicroBatches:
 
 def _steps(first: int, stop: int | None) -> Iterator[int]:
     return itertools.count(first) if stop is None else iter(range(first, stop))
+
+
+def _leave_ctrl_c(_worker: int) -> None:
+    """Ctrl-C reaches the whole group of processes; it is for the parent to answer, which ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
