@@ -26,7 +26,8 @@ from megas2s.models.freezing import frozen_names
 from megas2s.models.parameters import parameter_shapes
 from megas2s.models.weights import open_weights
 from megas2s.session import Session, setup, train_session
-from megas2s.tasks import ALONE, Samples, Split, answer, batches_of, measured
+from megas2s.splits import ALONE, Split
+from megas2s.tasks import Samples, answer, batches_of, measured
 from megas2s.tokenizer import folder as tokenizer_folder
 from megas2s.train import agree, checkpoint, lock, record
 from megas2s.train.flops import StepSize, step_flops
@@ -128,7 +129,9 @@ def _measures(prepared: Prepared, shown: list[Batch], engine: Engine) -> Scalars
     dev = prepared.splits.get("dev")
     if dev is None:
         return {}
-    return _scalars(measured(prepared.task, prepared.recipe.data, dev, answer(engine, prepared.task, dev, shown)))
+    return _scalars(
+        measured(prepared.task, prepared.recipe.data.languages, dev, answer(engine, prepared.task, dev, shown))
+    )
 
 
 def _largest(train: Split, facts: Facts, rows: int, micro_batch: int) -> list[Batch]:
@@ -170,7 +173,7 @@ def _answer_all(prepared: Prepared, session: Session) -> None:
     results: dict[str, dict[str, Scalars]] = {}
     for name, split in asked.items():
         answers = answer(engine, task, split, batches_of(split, task.facts, micro_batch=session.micro_batch))
-        results[name] = measured(task, recipe.data, split, answers) if split.labelled else {}
+        results[name] = measured(task, recipe.data.languages, split, answers)
         if dist.is_main():
             _keep(run / "answers" / f"{name}.jsonl", prepared, split, answers)
         if not split.labelled:
@@ -184,12 +187,13 @@ def _answer_all(prepared: Prepared, session: Session) -> None:
 
 
 def _keep(path: Path, prepared: Prepared, split: Split, answers: dict[int, Any]) -> None:
-    method, columns = prepared.task.method, prepared.recipe.data.columns
-    references = method.references(split.records, split.examples, columns)
+    references = prepared.task.method.references(split.records, split.examples, split.columns)
     lines = []
     for place, given in sorted(answers.items()):
-        language = prepared.recipe.data.languages[split.languages[place]]
-        line = {"language": language, "answer": given, **({"reference": references[place]} if split.labelled else {})}
+        language = split.languages[place]
+        line = {"language": prepared.recipe.data.languages[language], "answer": given}
+        if language in split.labelled:
+            line["reference"] = references[place]
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     files.write_text(path, "".join(lines))
 

@@ -32,7 +32,8 @@ from megas2s.models.reinitialising import reinitialised_names
 from megas2s.models.weights import WeightsReader
 from megas2s.recipe import read_overridden
 from megas2s.spec import parse, plain, spec
-from megas2s.tasks import Examples, Split, check_lengths, encode, read_split
+from megas2s.splits import SPLITS, Examples, Split, SplitName, encode, labels_of, read_split
+from megas2s.tasks import check_lengths
 from megas2s.tokenizer.folder import Stored
 from megas2s.tokenizer.load import Tokenizer
 from megas2s.train import checkpoint
@@ -148,7 +149,7 @@ class Prepared(NamedTuple):
     config: ModelConfig
     frozen: tuple[str, ...]  # patterns, those of heads that no example reaches included
     task: Task
-    splits: dict[str, Split]
+    splits: dict[SplitName, Split]
     steps: int
     digests: dict[str, str]  # of the files of examples
 
@@ -161,8 +162,8 @@ def prepare(recipe: Finetuning) -> Prepared:
     reader = found.open()
     stored = source.find_tokenizer(found, reader, Path(recipe.tokenizer) if recipe.tokenizer else None)
     tokenizer = Tokenizer(stored, Path(recipe.run) / "tokenizer")
-    records = {split: read_split(recipe.data, split) for split in ("train", "dev", "test")}
-    labels = recipe.method.labels(records["train"][0], recipe.data.columns)
+    entries = {split: read_split(recipe.data, split) for split in SPLITS}
+    labels = labels_of(recipe.method, entries["train"], recipe.data.columns)
     try:
         config = recipe.method.shaped(_taken(recipe, reader.config), labels)
         frozen = (*recipe.freeze, *recipe.method.unused(config))
@@ -179,11 +180,9 @@ def prepare(recipe: Finetuning) -> Prepared:
         labels=labels,
         typed=config.segment_types > 1,
     )
-    check_lengths(recipe.method, facts, config.max_positions if config.has_learned_positions else math.inf)
+    check_lengths(recipe.method, recipe.data, facts, config.max_positions if config.has_learned_positions else math.inf)
     splits = {
-        split: encode(recipe.method, recipe.data, split, *records[split], facts)
-        for split in records
-        if records[split][0]
+        split: encode(recipe.method, recipe.data, split, entries[split], facts) for split in SPLITS if entries[split]
     }
     steps = recipe.steps or max(1, math.ceil((recipe.epochs or 0) * len(splits["train"]) / recipe.rows))
     return Prepared(recipe, reader, stored, config, frozen, Task(recipe.method, facts), splits, steps, digests)
@@ -211,7 +210,7 @@ def bound(prepared: Prepared) -> dict[str, str]:
     kept = plain(Finetuning, prepared.recipe)
     for name in FREE:
         del kept[name]
-    kept["data"] = {**prepared.digests, "columns": kept["data"]["columns"], "header": kept["data"]["header"]}
+    kept["data"] = {**prepared.digests, **{key: value for key, value in kept["data"].items() if key not in SPLITS}}
     kept["init"] = checkpoint.digest(prepared.reader.folder)
     return flat({**kept, "tokenizer": prepared.stored.fingerprint, "model": dataclasses.asdict(prepared.config)})
 
@@ -248,6 +247,7 @@ def announcement(prepared: Prepared, state: TrainState) -> list[str]:
     return [
         f"{recipe.method.name}, {prepared.steps} steps of {recipe.rows} rows, {where}",
         f"  examples: {sizes}" + (f"; {len(labels)} labels: {', '.join(labels[:8])}" if labels else ""),
+        *(f"  {note}" for split in prepared.splits.values() for note in split.notes),
         *(f"  {part:<10} {count.trainable:>13,} trainable {count.frozen:>13,} frozen" for part, count in parts),
     ]
 

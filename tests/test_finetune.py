@@ -189,18 +189,17 @@ def test_what_cannot_be_is_refused_before_a_model_is_built(changes, error, said,
         tuning.dry_run(parse(tuning.Finetuning, recipe("classify") | changes, source="recipe"))
 
 
-def test_an_example_that_is_none_is_named_by_file_and_number(recipe, tmp_path):
+@pytest.mark.parametrize("split", ["train", "dev", "test"])
+def test_an_example_that_is_none_is_named_by_file_and_line(split: str, recipe, tmp_path):
     data = recipe("classify")
     bad = tmp_path / "bad.jsonl"
-    bad.write_text('{"text": "a", "label": 1}\n{"text": "b", "label": 0.5}\n')
-    data["data"]["dev"] = str(bad)
-    with pytest.raises(
-        BadData, match=r"bad.jsonl, example 2: 'label' of a record is 0.5; a class is a text or a whole"
-    ):
+    bad.write_text('{"text": "a", "label": 1}\n\n{"text": "b", "label": 0.5}\n')
+    data["data"][split] = str(bad)
+    with pytest.raises(BadData, match=r"bad.jsonl, line 3: 'label' of a record is 0.5; a class is a text or a whole"):
         tuning.dry_run(parse(tuning.Finetuning, data, source="recipe"))
 
 
-def test_a_label_that_is_new_counts_as_an_error_and_a_test_set_may_have_none(recipe, tune_here, tmp_path):
+def test_a_label_that_is_new_counts_as_an_error_and_a_test_set_may_have_none(recipe, tune_here, tmp_path, capfd):
     data = recipe("classify", steps=2)
     (tmp_path / "new.jsonl").write_text('{"text": "a", "label": 9}\n' * 4)
     (tmp_path / "bare.jsonl").write_text('{"text": "the house is red and"}\n' * 3)
@@ -209,6 +208,9 @@ def test_a_label_that_is_new_counts_as_an_error_and_a_test_set_may_have_none(rec
     results = files.read_json(tmp_path / "run" / "results.json")
     assert results["dev"]["all"]["accuracy"] == 0.0
     assert results["test"] == {}
+    said = "".join(capfd.readouterr())
+    assert "dev: the training data has no 9; such examples count as errors" in said
+    assert "bare.jsonl has a 'label'; they are answered and not scored" in said
     lines = [json.loads(line) for line in (tmp_path / "run" / "answers" / "test.jsonl").read_text().splitlines()]
     assert len(lines) == 3
     assert all(line.keys() == {"language", "answer"} for line in lines)

@@ -14,7 +14,7 @@ LAYERS = [
     {"objectives", "convert", "metrics"},
     {"generate", "analysis"},
     {"methods"},
-    {"engine"},
+    {"engine", "splits"},
     {"train"},
     {"recipe", "tasks"},
     {"prepare", "tuning"},

@@ -20,14 +20,15 @@ Record = dict[str, Any]
 Format = Literal["jsonl", "tsv"]
 
 
-def read_records(path: Path, *, header: bool = True) -> list[Record]:
-    """The records of a `.jsonl` or `.tsv` file, `.gz` or not; raises BadData with file and line."""
+def read_records(path: Path, *, header: bool = True) -> list[tuple[int, Record]]:
+    """The records of a `.jsonl` or `.tsv` file, `.gz` or not, by line; raises BadData with file and line."""
     kind = path.name.removesuffix(".gz").rpartition(".")[2]
     if kind not in ("jsonl", "tsv"):
         raise BadData(f"{path} is neither .jsonl nor .tsv, with or without .gz; name it by what it holds")
     try:
         content = path.read_bytes()
-        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8")
+        plain = gzip.decompress(content) if path.suffix == ".gz" else content
+        text = plain.decode("utf-8-sig")  # GLUE's MRPC begins with a byte order mark
     except UnicodeDecodeError as error:
         raise BadData(f"{path} is not UTF-8 ({error.reason}); repair or convert it") from None
     except (OSError, EOFError, zlib.error) as error:
@@ -40,7 +41,7 @@ def read_records(path: Path, *, header: bool = True) -> list[Record]:
     return records
 
 
-def _json(lines: Sequence[str], path: Path) -> Iterator[Record]:
+def _json(lines: Sequence[str], path: Path) -> Iterator[tuple[int, Record]]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -55,10 +56,10 @@ def _json(lines: Sequence[str], path: Path) -> Iterator[Record]:
             record = None
         if not isinstance(record, dict):
             raise BadData(f'{path}, line {number}: not a JSON object; each line is one, like {{"text": ...}}')
-        yield record
+        yield number, record
 
 
-def _table(lines: Sequence[str], path: Path, *, header: bool) -> Iterator[Record]:
+def _table(lines: Sequence[str], path: Path, *, header: bool) -> Iterator[tuple[int, Record]]:
     """GLUE's tables quote nothing: a quotation mark is text, and a line is a row."""
     names: list[str] | None = None
     for number, line in enumerate(lines, 1):
@@ -67,8 +68,10 @@ def _table(lines: Sequence[str], path: Path, *, header: bool) -> Iterator[Record
         row = line.rstrip("\r").split("\t")
         if names is None:
             names = row if header else [str(column) for column in range(len(row))]
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise BadData(f"{path}, line {number}: two columns are called {twice[0]!r}; rename one")
             if header:
                 continue
         if len(row) != len(names):
             raise BadData(f"{path}, line {number}: {len(row)} columns, the first line has {len(names)}; repair it")
-        yield dict(zip(names, row, strict=True))
+        yield number, dict(zip(names, row, strict=True))

@@ -44,6 +44,11 @@ class Columns:
         if self.ends_between < 1:
             raise ValueError(f"ends_between must be at least 1, got {self.ends_between}")
 
+    @property
+    def between(self) -> int:
+        """Tokens between the texts of a record."""
+        return 0 if self.pair is None else self.ends_between
+
 
 class Facts(NamedTuple):
     """What a method may know of the model and of all records."""
@@ -74,11 +79,14 @@ class Method(Protocol):
     def name(self) -> str:
         """The tag that names this method in a recipe."""
 
-    def labels(self, records: Sequence[Record], columns: Columns) -> tuple[str, ...]:
-        """The classes or tags in the training data; empty where there are none."""
+    def named(self, record: Record, columns: Columns) -> Sequence[str]:
+        """The classes or tags that a record is labelled with; empty where the method has none."""
 
     def shaped(self, config: ModelConfig, labels: Sequence[str]) -> ModelConfig:
-        """The model with the head that the method needs; ValueError where it cannot train such a model."""
+        """The model with the head that the method needs, given the names that the training data has.
+
+        ValueError where it cannot train such a model, BadData where there is nothing to learn.
+        """
 
     def unused(self, config: ModelConfig) -> tuple[str, ...]:
         """Patterns of parameters that no example reaches: they stand still."""
@@ -98,11 +106,8 @@ class Method(Protocol):
     def answers(self, predictions: np.ndarray, examples: Sequence[Example], facts: Facts) -> list[Any]:
         """The same as people read it, row by row."""
 
-    def blank(self, record: Record, columns: Columns, facts: Facts) -> Any:
-        """A label for a record of a test set that has none; nobody looks at it."""
-
-    def unknown(self, records: Sequence[Record], columns: Columns, facts: Facts) -> list[str]:
-        """Labels in the records that the training data has not; the model cannot give them."""
+    def blanked(self, record: Record, columns: Columns, facts: Facts) -> Record:
+        """A record of a test set that has no label with one that nobody looks at."""
 
     def references(self, records: Sequence[Record], examples: Sequence[Example], columns: Columns) -> list[Any]:
         """What the answers should be."""

@@ -79,15 +79,14 @@ class Classify(Pooled):
     name: Literal["classify"] = "classify"
     pool: Literal["first", "mean"] | None = None
 
-    def labels(self, records: Sequence[Record], columns: Columns) -> tuple[str, ...]:
-        """The classes, by name."""
-        found = sorted({_class(record, columns) for record in records})
-        if len(found) < 2:
-            raise BadData(f"the training data has one class, {found[0]!r}; there is nothing to tell apart")
-        return tuple(found)
+    def named(self, record: Record, columns: Columns) -> Sequence[str]:
+        """Its class."""
+        return (_class(record, columns),)
 
     def shaped(self, config: ModelConfig, labels: Sequence[str]) -> ModelConfig:
         """A score for each class."""
+        if len(labels) < 2:
+            raise BadData(f"the training data has one class, {labels[0]!r}; there is nothing to tell apart")
         return self.shaped_for(config, len(labels))
 
     def example(self, record: Record, columns: Columns, facts: Facts) -> Example:
@@ -111,13 +110,9 @@ class Classify(Pooled):
         """The class, by name."""
         return [facts.labels[int(number)] for number in predictions]
 
-    def blank(self, record: Record, columns: Columns, facts: Facts) -> Any:
-        """Any class."""
-        return facts.labels[0]
-
-    def unknown(self, records: Sequence[Record], columns: Columns, facts: Facts) -> list[str]:
-        """Classes that are new."""
-        return sorted({_class(record, columns) for record in records} - set(facts.labels))
+    def blanked(self, record: Record, columns: Columns, facts: Facts) -> Record:
+        """Of any class."""
+        return {**record, columns.label: facts.labels[0]}
 
     def references(self, records: Sequence[Record], examples: Sequence[Example], columns: Columns) -> list[Any]:
         """The class, by name."""
@@ -135,7 +130,7 @@ class Regress(Pooled):
     name: Literal["regress"] = "regress"
     pool: Literal["first", "mean"] | None = None
 
-    def labels(self, records: Sequence[Record], columns: Columns) -> tuple[str, ...]:
+    def named(self, record: Record, columns: Columns) -> Sequence[str]:
         """None."""
         return ()
 
@@ -161,13 +156,9 @@ class Regress(Pooled):
         """The number."""
         return [float(number) for number in predictions]
 
-    def blank(self, record: Record, columns: Columns, facts: Facts) -> Any:
-        """Any number."""
-        return 0.0
-
-    def unknown(self, records: Sequence[Record], columns: Columns, facts: Facts) -> list[str]:
-        """None: every number can be given."""
-        return []
+    def blanked(self, record: Record, columns: Columns, facts: Facts) -> Record:
+        """With any number."""
+        return {**record, columns.label: 0.0}
 
     def references(self, records: Sequence[Record], examples: Sequence[Example], columns: Columns) -> list[Any]:
         """The number."""

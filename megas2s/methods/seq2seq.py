@@ -26,7 +26,7 @@ class Seq2Seq:
 
     name: Literal["seq2seq"] = "seq2seq"
 
-    def labels(self, records: Sequence[Record], columns: Columns) -> tuple[str, ...]:
+    def named(self, record: Record, columns: Columns) -> Sequence[str]:
         """None."""
         return ()
 
@@ -72,13 +72,9 @@ class Seq2Seq:
         """The text, without special tokens."""
         return [facts.tokenizer.decode(row) for row in predictions]
 
-    def blank(self, record: Record, columns: Columns, facts: Facts) -> Any:
-        """Nothing."""
-        return ""
-
-    def unknown(self, records: Sequence[Record], columns: Columns, facts: Facts) -> list[str]:
-        """None: every text can be written."""
-        return []
+    def blanked(self, record: Record, columns: Columns, facts: Facts) -> Record:
+        """With nothing to be written."""
+        return {**record, columns.label: ""}
 
     def references(self, records: Sequence[Record], examples: Sequence[Example], columns: Columns) -> list[Any]:
         """The text as it is in the data, whole."""

@@ -35,9 +35,9 @@ class Tag:
 
     name: Literal["tag"] = "tag"
 
-    def labels(self, records: Sequence[Record], columns: Columns) -> tuple[str, ...]:
-        """The tags, by name."""
-        return tuple(sorted({tag for record in records for tag in _words(record, columns)[1]}))
+    def named(self, record: Record, columns: Columns) -> Sequence[str]:
+        """Its tags."""
+        return _words(record, columns)[1]
 
     def shaped(self, config: ModelConfig, labels: Sequence[str]) -> ModelConfig:
         """A score for each tag at each token."""
@@ -84,14 +84,10 @@ class Tag:
         rows = zip(predictions, examples, strict=True)
         return [[facts.labels[tag] for tag in row[_places(example)]] for row, example in rows]
 
-    def blank(self, record: Record, columns: Columns, facts: Facts) -> Any:
-        """Any tag for each word."""
-        words = value(record, columns.text)
-        return [facts.labels[0]] * len(words) if isinstance(words, list) else []
-
-    def unknown(self, records: Sequence[Record], columns: Columns, facts: Facts) -> list[str]:
-        """Tags that are new."""
-        return sorted({tag for record in records for tag in _words(record, columns)[1]} - set(facts.labels))
+    def blanked(self, record: Record, columns: Columns, facts: Facts) -> Record:
+        """With any tag for each word."""
+        words = record.get(columns.text)
+        return {**record, columns.label: [facts.labels[0]] * len(words) if isinstance(words, list) else []}
 
     def references(self, records: Sequence[Record], examples: Sequence[Example], columns: Columns) -> list[Any]:
         """The same words' own tags."""

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import gzip
+from pathlib import Path
 
 import pytest
 
-from megas2s.data.records import read_records
+from megas2s.data.records import Record, read_records
 from megas2s.errors import BadData
+
+
+def records(path: Path, *, header: bool = True) -> list[Record]:
+    return [record for _, record in read_records(path, header=header)]
 
 
 def test_json_lines_keep_their_keys_and_kinds(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "é", "label": 1}\n\n{"text": "b", "label": 0}\n', encoding="utf-8")
-    assert read_records(path) == [{"text": "é", "label": 1}, {"text": "b", "label": 0}]
+    assert read_records(path) == [(1, {"text": "é", "label": 1}), (3, {"text": "b", "label": 0})]
     packed = tmp_path / "a.jsonl.gz"
     packed.write_bytes(gzip.compress(path.read_bytes()))
     assert read_records(packed) == read_records(path)
@@ -22,20 +27,27 @@ def test_json_lines_keep_their_keys_and_kinds(tmp_path):
 def test_a_table_with_a_header_names_its_columns_and_quotes_nothing(tmp_path):
     path = tmp_path / "a.tsv"
     path.write_text('sentence\tlabel\nhe said "no\t1\n', encoding="utf-8")
-    assert read_records(path) == [{"sentence": 'he said "no', "label": "1"}]
+    assert records(path) == [{"sentence": 'he said "no', "label": "1"}]
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "a.jsonl"])
+def test_a_byte_order_mark_is_no_part_of_a_name(name: str, tmp_path):
+    text = "text\tlabel\na\tb\n" if name.endswith("tsv") else '{"text": "a", "label": "b"}\n'
+    (tmp_path / name).write_text(text, encoding="utf-8-sig")
+    assert records(tmp_path / name) == [{"text": "a", "label": "b"}]
 
 
 def test_a_table_without_one_numbers_them(tmp_path):
     path = tmp_path / "cola.tsv"
     path.write_text("gj04\t1\t\tThey drank.\n", encoding="utf-8")
-    assert read_records(path, header=False) == [{"0": "gj04", "1": "1", "2": "", "3": "They drank."}]
+    assert records(path, header=False) == [{"0": "gj04", "1": "1", "2": "", "3": "They drank."}]
 
 
 def test_separators_of_unicode_long_cells_and_blank_lines_are_text(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "a\u2028b\u0085c"}\r\n', encoding="utf-8")
-    assert read_records(tmp_path / "a.jsonl") == [{"text": "a\u2028b\u0085c"}]
+    assert records(tmp_path / "a.jsonl") == [{"text": "a\u2028b\u0085c"}]
     (tmp_path / "a.tsv").write_text(f"text\tlabel\r\na\u2028b\t1\r\n{'x' * 200_000}\t0\r\n\r\n", encoding="utf-8")
-    assert [len(record["text"]) for record in read_records(tmp_path / "a.tsv")] == [3, 200_000]
+    assert [len(record["text"]) for record in records(tmp_path / "a.tsv")] == [3, 200_000]
 
 
 @pytest.mark.parametrize(
@@ -46,6 +58,7 @@ def test_separators_of_unicode_long_cells_and_blank_lines_are_text(tmp_path):
         ("a.jsonl", b"\n\n", "holds no example"),
         ("a.jsonl", b'{"text": "\xff"}\n', "is not UTF-8"),
         ("a.tsv", b"a\tb\n1\n", r"line 2: 1 columns, the first line has 2"),
+        ("a.tsv", b"a\tb\ta\n1\t2\t3\n", "line 1: two columns are called 'a'; rename one"),
         ("a.csv", b"a,b\n", r"is neither .jsonl nor .tsv"),
         ("a.jsonl.gz", b"no gzip", "cannot be read"),
         ("a.jsonl", b'{"label": ' + b"9" * 5000 + b"}\n", "line 1: not a JSON object"),

@@ -59,7 +59,7 @@ def test_a_class_is_read_from_the_mean_of_an_encoder_s_states(facts):
     labels = ("0", "1", "x")
     found, method = facts(labels), Classify()
     records = [{"text": "one two three", "label": 1}, {"text": "four", "label": "x"}]
-    assert method.labels([*records, {"text": "", "label": 0}], Columns()) == labels
+    assert [method.named(record, Columns()) for record in records] == [("1",), ("x",)]
     examples = [method.example(record, Columns(), found) for record in records]
     model, batch, output = run(method, examples, found, labels)
     mask = batch["attention_mask"].unsqueeze(-1)
@@ -187,8 +187,6 @@ def test_a_record_that_is_none_is_refused_with_a_sentence(method, record, column
 
 def test_labels_that_training_has_not_are_places_to_answer_and_nothing_to_learn(facts):
     found = facts(("0", "1"))
-    record = {"text": "one", "label": 7}
-    assert Classify().unknown([record], Columns(), found) == ["7"]
     examples = [Classify().example({"text": "one", "label": label}, Columns(), found) for label in (1, 7)]
     _, batch, output = run(Classify(), examples, found, ("0", "1"))
     part = Classify().loss(output, batch)["classify"]
@@ -196,7 +194,7 @@ def test_labels_that_training_has_not_are_places_to_answer_and_nothing_to_learn(
     assert part.row_totals[1] == 0
     tagged = facts(("N", "V"))
     row = {"tokens": ["one", "two"], "tags": ["N", "X"]}
-    assert Tag().unknown([row], TAGS, tagged) == ["X"]
+    assert Tag().named(row, TAGS) == ["N", "X"]
     example = Tag().example(row, TAGS, tagged)
     model, batch, output = run(Tag(), [example], tagged, ("N", "V"))
     assert Tag().loss(output, batch)["tag"].total > 0
@@ -205,9 +203,9 @@ def test_labels_that_training_has_not_are_places_to_answer_and_nothing_to_learn(
     assert Tag().references([row], [example], TAGS) == [["N", "X"]]
 
 
-def test_one_class_is_nothing_to_tell_apart():
+def test_one_class_is_nothing_to_tell_apart(facts):
     with pytest.raises(BadData, match="the training data has one class, '1'"):
-        Classify().labels([{"text": "a", "label": 1}], Columns())
+        Classify().shaped(config(facts()), ("1",))
 
 
 def test_a_method_that_is_none_is_refused():
