@@ -173,6 +173,12 @@ def test_trouble_with_the_disk_is_a_sentence_that_names_the_file(tmp_path, code)
         raise OSError(code, os.strerror(code))
 
 
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path):
+    (tmp_path / "run").touch()
+    with pytest.raises(DiskTrouble, match="run is a file where a folder is needed; name another place"):
+        files.make_folder(tmp_path / "run" / "logs")
+
+
 def test_other_errors_pass_through(tmp_path):
     with pytest.raises(OSError, match="No such"), files.disk_trouble(tmp_path):
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))

@@ -56,7 +56,7 @@ def arguments() -> argparse.Namespace:
     add("--reinitialise", metavar="PATTERNS", help="names or patterns, parted by commas, to draw anew; needs --out")
     add("--effects", metavar="RECIPE", help="fine-tune by this recipe with parts frozen or drawn anew; needs --out")
     add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="with --effects: values that replace the recipe's")
-    add("--each-layer", action="store_true", help="with --effects: draw each layer anew by itself too")
+    add("--each-layer", action="store_true", help="with --effects: freeze, and draw anew, each layer by itself too")
     add("--tokenizer", metavar="FOLDER", help="tokenizer of the weights, where it is not found beside them")
     add("--batch-tokens", type=int, default=4096, help="tokens of one forward pass, padding included")
     add("--device", default="cpu", help="where the model runs, for example cuda")
@@ -128,7 +128,8 @@ def reinitialise(given: argparse.Namespace, subject: Subject) -> None:
 
 def effects(given: argparse.Namespace, subject: Subject) -> None:
     """Fine-tune every variant, each in a process of its own, and compare what they score."""
-    from megas2s import files
+    require_matplotlib()
+    from megas2s import files, tuning
     from megas2s.analysis import effects
     from megas2s.errors import BadConfig
     from megas2s.models.weights import MODEL
@@ -143,6 +144,9 @@ def effects(given: argparse.Namespace, subject: Subject) -> None:
     refuse_replacing(out, KIND, overwrite=given.overwrite)
     stacks = given.stacks or [*STACKS[: 1 + subject.config.is_seq2seq]]
     chosen = effects.variants(subject.config, stacks=stacks, each_layer=given.each_layer)
+    nothing = f"{given.effects} has neither a data.test nor a data.dev with labels, so there is nothing to compare"
+    if not any(map(tuning.load(given.effects, given.set).data.named, ("test", "dev"))):
+        raise BadConfig(nothing)
     scores = {}
     for name, variant in chosen.items():
         run = out.with_name(f"{out.name}_runs") / name.replace(" ", "_")
@@ -157,11 +161,12 @@ def effects(given: argparse.Namespace, subject: Subject) -> None:
             )
         if not given.dry_run:
             results = files.read_json(run / "results.json")
-            scores[name] = results.get("test", results.get("dev", {})).get("all", {})
+            scored = results.get("test") or results.get("dev")  # a test set without labels has answers alone
+            if not scored:
+                raise BadConfig(nothing)
+            scores[name] = scored["all"]
     if given.dry_run:
         return
-    if not scores[effects.AS_IT_IS]:
-        raise BadConfig(f"{given.effects} has neither data.test nor data.dev, so there is nothing to compare")
     temporary = files.empty_temporary(out)
     effects.write(scores, {"model": subject.facts, "recipe": given.effects, "set": given.set}, temporary)
     files.publish(temporary, out, {"kind": KIND})
@@ -170,15 +175,13 @@ def effects(given: argparse.Namespace, subject: Subject) -> None:
 
 def analyse(given: argparse.Namespace, subject: Subject) -> None:
     """Run the analyses, write them, and print the table."""
+    require_matplotlib()
     from megas2s import files
     from megas2s.analysis import findings, report
     from megas2s.analysis.tasks import TASKS
-    from megas2s.errors import BadConfig
     from megas2s.models.loading import filled
     from megas2s.tokenizer.load import Tokenizer
 
-    if importlib.util.find_spec("matplotlib") is None:
-        raise BadConfig("the drawings need matplotlib, which is not installed; pip install matplotlib")
     stacks = given.stacks or [*STACKS[: 1 + subject.config.is_seq2seq]]
     views = given.views if "geometry" in given.analyses else []
     findings.check(subject.config, stacks, views)
@@ -226,6 +229,13 @@ def analyse(given: argparse.Namespace, subject: Subject) -> None:
     print("\n".join(report.table(found, tasks)))
     for path in sorted(out.iterdir()):
         print(path)
+
+
+def require_matplotlib() -> None:
+    from megas2s.errors import BadConfig
+
+    if importlib.util.find_spec("matplotlib") is None:
+        raise BadConfig("the drawings need matplotlib, which is not installed; pip install matplotlib")
 
 
 def sentences(given: argparse.Namespace, subject: Subject, reader: Reader) -> Chosen:

@@ -3,7 +3,7 @@
     as it is              nothing changed
     encoder frozen        freeze: [encoder.*]
     encoder anew          reinitialise: [encoder.layers]
-    encoder layer 3 anew  reinitialise: [encoder.layers.3]
+    encoder layer 4 frozen, encoder layer 4 anew      the same of encoder.layers.3
 
 A part that the task needs costs points when its layers begin anew; one that already knows enough costs none when it is
 frozen (Zhong et al. 2022, arXiv 2205.14912, compare encoder and decoder so). The caller fine-tunes.
@@ -41,7 +41,8 @@ def variants(config: ModelConfig, *, stacks: Sequence[str], each_layer: bool) ->
         depth = config.num_encoder_layers if stack == "encoder" else config.num_decoder_layers
         found[f"{stack} frozen"] = Variant(freeze=(f"{stack}.*",))
         found[f"{stack} anew"] = Variant(reinitialise=(f"{stack}.layers",))
-        for layer in range(depth) if each_layer else ():
+        for layer in range(depth) if each_layer and depth > 1 else ():  # a single layer is the stack
+            found[f"{stack} layer {layer + 1} frozen"] = Variant(freeze=(f"{stack}.layers.{layer}.*",))
             found[f"{stack} layer {layer + 1} anew"] = Variant(reinitialise=(f"{stack}.layers.{layer}",))
     return found
 

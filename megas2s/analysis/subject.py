@@ -19,8 +19,6 @@ from megas2s.data.corpus import Corpus
 from megas2s.models.config import ModelConfig
 from megas2s.tokenizer.folder import Stored
 
-SETTINGS = "config.json"  # what a Hugging Face folder has, and ours have not
-
 
 class Subject(NamedTuple):
     """Weights that are checked and ready to be read."""
@@ -40,7 +38,7 @@ class Subject(NamedTuple):
 def find(name: str, tokenizer: Path | None) -> Subject:
     """What `name` means; `tokenizer` is its folder where it is not found beside. Refuses what is not whole."""
     folder = hub.folder_of(name, [*hub.WEIGHTS, *hub.TOKENIZER])
-    if (folder / SETTINGS).is_file():
+    if (folder / source.SETTINGS).is_file():
         return _theirs(name, folder, tokenizer)
     return _ours(folder, tokenizer)
 

@@ -31,7 +31,7 @@ from megas2s.convert.names import (
     activation,
     decoder_start,
     fixed,
-    number,
+    read_keys,
     require,
     start_of,
     whole,
@@ -74,6 +74,24 @@ NAMES = NameTable(
     }
     | {"head": "lm_head"}
 )
+
+
+INTEGERS = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "d_model",
+    "num_heads": "encoder_attention_heads",
+    "ffn_size": "encoder_ffn_dim",
+    "num_encoder_layers": "encoder_layers",
+    "num_decoder_layers": "decoder_layers",
+    "max_positions": "max_position_embeddings",
+    "pad_id": "pad_token_id",
+}
+NUMBERS = {
+    "dropout": "dropout",
+    "attention_dropout": "attention_dropout",
+    "ffn_dropout": "activation_dropout",
+    "init_std": "init_std",
+}
 
 
 def family(model_type: str, title: str, norm_position: Literal["pre", "post"]) -> Family:
@@ -124,6 +142,7 @@ def family(model_type: str, title: str, norm_position: Literal["pre", "post"]) -
         model_config=model_config,
         entries=entries,
         copies=copies,
+        keys=INTEGERS | NUMBERS | {"activation": "activation_function"},
         otherwise=otherwise,
         body=BODY,
     )
@@ -147,22 +166,11 @@ def _values(theirs: Settings) -> dict[str, object]:
                 "stacks; convert another model"
             )
     return {
-        "vocab_size": whole(theirs, "vocab_size"),
-        "hidden_size": whole(theirs, "d_model"),
-        "num_heads": whole(theirs, "encoder_attention_heads"),
-        "ffn_size": whole(theirs, "encoder_ffn_dim"),
-        "num_encoder_layers": whole(theirs, "encoder_layers"),
-        "num_decoder_layers": whole(theirs, "decoder_layers"),
-        "max_positions": whole(theirs, "max_position_embeddings"),
+        **read_keys(theirs, integers=INTEGERS, numbers=NUMBERS),
         "tying": "tied" if theirs.get("tie_word_embeddings", True) else "untied",
         "activation": activation(theirs, "activation_function"),
         "norm_epsilon": EPSILON,
         "scale_embedding": bool(theirs.get("scale_embedding", False)),
-        "dropout": number(theirs, "dropout"),
-        "attention_dropout": number(theirs, "attention_dropout"),
-        "ffn_dropout": number(theirs, "activation_dropout"),
-        "init_std": number(theirs, "init_std"),
-        "pad_id": whole(theirs, "pad_token_id"),
         "decoder_start": start_of(theirs),
     }
 

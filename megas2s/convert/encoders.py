@@ -20,7 +20,7 @@ from megas2s.convert.names import (
     Settings,
     activation,
     fixed,
-    number,
+    read_keys,
     require,
     whole,
 )
@@ -49,6 +49,23 @@ POST = {
     "encoder.layers.{n}.self_attention_norm": "encoder.layer.{n}.attention.output.LayerNorm",
     "encoder.layers.{n}.ffn_norm": "encoder.layer.{n}.output.LayerNorm",
 }
+
+
+INTEGERS = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "hidden_size",
+    "num_heads": "num_attention_heads",
+    "ffn_size": "intermediate_size",
+    "num_encoder_layers": "num_hidden_layers",
+    "pad_id": "pad_token_id",
+}
+NUMBERS = {
+    "norm_epsilon": "layer_norm_eps",
+    "dropout": "hidden_dropout_prob",
+    "attention_dropout": "attention_probs_dropout_prob",
+    "init_std": "initializer_range",
+}
+OTHERS = {"max_positions": "max_position_embeddings", "activation": "hidden_act", "segment_types": "type_vocab_size"}
 
 
 def encoder_family(
@@ -112,6 +129,7 @@ def encoder_family(
         model_config=model_config,
         entries=entries,
         copies=lambda config, has_head: dict(copies) if has_head else {},
+        keys=INTEGERS | NUMBERS | OTHERS,
         body=body,
         dropped=(*dropped, "pooler.", f"{body}pooler.", *(f"{at}embeddings.position_ids" for at in ("", body))),
     )
@@ -151,16 +169,7 @@ def _values(theirs: Settings, first_position: Callable[[int], int]) -> dict[str,
             "positions count from pad_token_id + 1, so none is left; correct it"
         )
     return {
-        "vocab_size": whole(theirs, "vocab_size"),
-        "hidden_size": whole(theirs, "hidden_size"),
-        "num_heads": whole(theirs, "num_attention_heads"),
-        "ffn_size": whole(theirs, "intermediate_size"),
-        "num_encoder_layers": whole(theirs, "num_hidden_layers"),
+        **read_keys(theirs, integers=INTEGERS, numbers=NUMBERS),
         "max_positions": positions,
         "activation": activation(theirs, "hidden_act"),
-        "norm_epsilon": number(theirs, "layer_norm_eps"),
-        "dropout": number(theirs, "hidden_dropout_prob"),
-        "attention_dropout": number(theirs, "attention_probs_dropout_prob"),
-        "init_std": number(theirs, "initializer_range"),
-        "pad_id": pad,
     }

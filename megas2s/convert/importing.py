@@ -22,7 +22,7 @@ from torch import Tensor
 from megas2s import files
 from megas2s.convert import FAMILIES
 from megas2s.convert.heads import read_heads
-from megas2s.convert.names import Entry, Family, Part, Settings
+from megas2s.convert.names import Entry, Family, Part, Settings, in_their_words
 from megas2s.convert.tensors import HubTensors
 from megas2s.errors import BadCheckpoint, BadConfig
 from megas2s.models.config import ModelConfig
@@ -55,7 +55,8 @@ def incoming(folder: Path, settings: Settings, *, allow_pickle: bool = False) ->
     beside = _beside(folder)
     notes: list[str] = []
     family, named_head = _family(families, settings, hub, notes)
-    config = family.model_config(settings, hub)
+    with in_their_words(family.keys):
+        config = family.model_config(settings, hub)
     _read_for_another(family, config, hub, notes)
     config = _tied_again(config, beside.get("tying"), hub, notes)
     head = named_head or _has_whole_head(family, config, hub, notes)

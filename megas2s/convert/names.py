@@ -9,9 +9,10 @@ it backwards, so the two cannot drift apart.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from typing import Literal, NamedTuple, Protocol
 
 from megas2s.errors import BadConfig
@@ -76,6 +77,7 @@ class Family(NamedTuple):
     model_config: Callable[[Settings, Found], ModelConfig]  # its inverse; raises BadConfig: what we cannot represent
     entries: Callable[[ModelConfig, bool], list[Entry]]  # the file of the class with or without a head
     copies: Callable[[ModelConfig, bool], dict[str, str]]  # tensors a file may repeat -> the one each must equal
+    keys: Mapping[str, str]  # ours -> config.json's, for refusals
     otherwise: Callable[[ModelConfig], dict[str, str]] = lambda _: {}  # a tensor that may lack -> what is read for it
     body: str = ""  # what classes with a head put before the names of the body
     dropped: Sequence[str] = ()  # prefixes of tensors that we have no use for
@@ -184,6 +186,23 @@ def start_of(settings: Settings) -> str:
         f"config.json has decoder_start_token_id {start}, and decoders here start from eos_token_id ({eos}) or "
         f"pad_token_id ({pad}); set it to one of them, or convert another model"
     )
+
+
+def read_keys(settings: Settings, *, integers: Mapping[str, str], numbers: Mapping[str, str]) -> dict[str, object]:
+    """The values that are plain numbers on both sides; both tables say ours -> theirs."""
+    found: dict[str, object] = {ours: number(settings, theirs) for ours, theirs in numbers.items()}
+    return found | {ours: whole(settings, theirs) for ours, theirs in integers.items()}
+
+
+@contextlib.contextmanager
+def in_their_words(keys: Mapping[str, str]) -> Iterator[None]:
+    """A refusal that comes of a config.json names its keys and not ours."""
+    try:
+        yield
+    except BadConfig as refusal:
+        ours = re.compile(rf"\b({'|'.join(map(re.escape, keys))})\b")
+        words = str(refusal).replace("the model's ", "config.json's ")
+        raise BadConfig(ours.sub(lambda found: keys[found[0]], words)) from None
 
 
 def number(settings: Settings, key: str) -> float:

@@ -28,6 +28,7 @@ from megas2s.tokenizer.trimming import trimmed
 
 RECIPE, STATE = "recipe.yaml", "state.json"
 WEIGHTS, CHECKPOINTS = "weights", "checkpoints"
+SETTINGS = "config.json"  # what a Hugging Face folder has, and ours have not
 
 
 class Source(NamedTuple):
@@ -81,6 +82,8 @@ def find(path: Path) -> Source:
         return _of_checkpoint(path.parent) if (path.parent / STATE).is_file() else _of_weights(path)
     if (path / WEIGHTS).is_dir() or (path / CHECKPOINTS).is_dir():
         return _of_stage(path)
+    if (path / SETTINGS).is_file():
+        raise BadConfig(f"{path} is a Hugging Face model; import it with tools/convert_from_hf.py and give its weights")
     raise BadConfig(
         f"{path} is no run ({RECIPE}), stage ({WEIGHTS}/), checkpoint ({STATE}) or folder of weights ({MODEL})"
     )
@@ -109,13 +112,13 @@ def find_tokenizer(source: Source, reader: WeightsReader, given: Path | None) ->
     folders = [given] if given is not None else [folder for folder in around if folder.is_dir()]
     if not folders:
         looked = ", ".join(str(folder) for folder in around)
-        raise BadConfig(f"the tokenizer of {source.folder} was not found in {looked}; name it with --tokenizer")
+        raise BadConfig(f"the tokenizer of {source.folder} was not found in {looked}; name it: tokenizer=FOLDER")
     stored = read_tokenizer(folders[0])
     fingerprint = reader.metadata.get("tokenizer")
     if fingerprint is not None and fingerprint != stored.fingerprint:
         raise BadData(
             f"the tokenizer {folders[0]} (fingerprint {stored.fingerprint[:12]}) is not the one these weights were "
-            f"trained with ({fingerprint[:12]}); name that one with --tokenizer"
+            f"trained with ({fingerprint[:12]}); name that one: tokenizer=FOLDER"
         )
     check_vocabulary(stored, folders[0], reader.config)
     return stored

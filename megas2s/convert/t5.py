@@ -30,7 +30,7 @@ from megas2s.convert.names import (
     Unlike,
     decoder_start,
     fixed,
-    number,
+    read_keys,
     require,
     start_of,
     whole,
@@ -60,6 +60,23 @@ FEED_FORWARDS = {  # our activation, and whether it gates -> their name; their "
     ("relu", True): "gated-relu",
     ("silu", True): "gated-silu",
 }
+
+INTEGERS = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "d_model",
+    "num_heads": "num_heads",
+    "ffn_size": "d_ff",
+    "num_encoder_layers": "num_layers",
+    "relative_buckets": "relative_attention_num_buckets",
+    "relative_max_distance": "relative_attention_max_distance",
+    "pad_id": "pad_token_id",
+}
+NUMBERS = dict.fromkeys(("dropout", "attention_dropout", "ffn_dropout", "output_dropout"), "dropout_rate") | {
+    "norm_epsilon": "layer_norm_epsilon",
+    "init_std": "initializer_factor",
+}
+OTHERS = {"num_decoder_layers": "num_decoder_layers", "max_positions": "n_positions", "head_size": "d_kv"}
+OTHERS |= {"activation": "feed_forward_proj"}
 
 MODULES = {"self_attention": "SelfAttention", "cross_attention": "EncDecAttention", "ffn": "DenseReluDense"}
 ATTENTION = {"q": "q", "k": "k", "v": "v", "out": "o"}
@@ -126,36 +143,31 @@ def model_config(theirs: Settings, found: Found, *, model_type: str, part: Part,
             "another model"
         )
     act, gated = known[feed_forward]
-    width, heads, head_width = (whole(theirs, key) for key in ("d_model", "num_heads", "d_kv"))
-    seq2seq = part == "seq2seq"
+    require(theirs, "config.json", dict(zip(("is_gated_act", "dense_act_fn"), _acts(feed_forward), strict=True)))
+    plain = read_keys(theirs, integers=INTEGERS, numbers=NUMBERS)
+    head_width, seq2seq = whole(theirs, "d_kv"), part == "seq2seq"
     values = {
         **SWITCHES,
-        "vocab_size": whole(theirs, "vocab_size"),
-        "hidden_size": width,
-        "num_heads": heads,
-        "head_size": None if heads * head_width == width else head_width,
-        "ffn_size": whole(theirs, "d_ff"),
-        "num_encoder_layers": whole(theirs, "num_layers"),
+        **plain,
+        "head_size": None if plain["hidden_size"] == head_width * whole(theirs, "num_heads") else head_width,
         "num_decoder_layers": whole(theirs, "num_decoder_layers") if seq2seq else 0,
         "max_positions": whole(theirs, "n_positions") if "n_positions" in theirs else MAX_POSITIONS,
         "tying": "untied_head" if seq2seq and _has_own_head(theirs, found) else "tied",
         "family": model_type,
         "activation": act,
         "gated": gated,
-        "norm_epsilon": number(theirs, "layer_norm_epsilon"),
-        "relative_buckets": whole(theirs, "relative_attention_num_buckets"),
-        "relative_max_distance": whole(theirs, "relative_attention_max_distance"),
         "scale_head": scales and seq2seq and bool(theirs.get("scale_decoder_outputs")),
-        **dict.fromkeys(
-            ("dropout", "attention_dropout", "ffn_dropout", "output_dropout"), number(theirs, "dropout_rate")
-        ),
         "init": "fan_in",
-        "init_std": number(theirs, "initializer_factor"),
-        "pad_id": whole(theirs, "pad_token_id"),
         "decoder_start": start_of(theirs),
     }
     config: ModelConfig = parse(ModelConfig, values, source="config.json")
     return config
+
+
+def _acts(feed_forward: str) -> tuple[bool, str]:
+    """What transformers computes with: it derives two keys from the one, and believes them where they are given."""
+    gated, act = feed_forward.startswith("gated-"), feed_forward.removeprefix("gated-")
+    return gated, "gelu_new" if (gated, act) == (True, "gelu") else act
 
 
 def _has_own_head(theirs: Settings, found: Found) -> bool:
@@ -208,6 +220,7 @@ def _families(
             model_config=partial(model_config, model_type=model_type, part=part, scales=scales),
             entries=entries,
             copies=copies,
+            keys=INTEGERS | NUMBERS | OTHERS,
             dropped=("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.",),  # of the first releases
         )
         for part, architectures in classes.items()

@@ -189,8 +189,9 @@ def _locate(folder: Path, *, allow_pickle: bool) -> dict[str, Path]:
     pickled = [name for name in (PICKLED_INDEX, PICKLED) if (folder / name).is_file()]
     if pickled and not allow_pickle:
         raise BadConfig(
-            f"{folder} has its weights in {pickled[0]} alone: pickled files can run code when they are read; add "
-            "--allow-pickle if you trust where they come from, or save the model as safetensors elsewhere"
+            f"{folder} has its weights in {pickled[0]} alone: pickled files can run code when they are read; "
+            "import them with tools/convert_from_hf.py --allow-pickle if you trust where they come from, or save the "
+            "model as safetensors elsewhere"
         )
     if pickled:
         if pickled[0] == PICKLED_INDEX:
@@ -198,7 +199,7 @@ def _locate(folder: Path, *, allow_pickle: bool) -> dict[str, Path]:
         return dict.fromkeys(_unpickled(folder / PICKLED), folder / PICKLED)
     raise BadConfig(
         f"{folder} has no {SINGLE} and no {INDEX}; a model in another format becomes one by loading it with "
-        "transformers and saving it again"
+        f"transformers and saving it again (of names of the hub, {PICKLED} is fetched with --allow-pickle alone)"
     )
 
 

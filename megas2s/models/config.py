@@ -75,7 +75,8 @@ class ModelConfig:
             raise ValueError(f"num_decoder_layers must be 0 (an encoder) or more, got {self.num_decoder_layers}")
         if self.head_size is None and self.hidden_size % self.num_heads:
             raise ValueError(
-                f"hidden_size {self.hidden_size} is not divisible by num_heads {self.num_heads}; give head_size"
+                f"hidden_size {self.hidden_size} is not divisible by num_heads {self.num_heads}; change one, or "
+                "give head_size"
             )
         for name in ("head_size", "embedding_size"):
             if (getattr(self, name) or 1) < 1:

@@ -112,7 +112,7 @@ def test_a_folder_that_is_none_of_these_is_refused(tmp_path, exists):
 def test_the_tokenizer_is_the_runs_copy_or_the_corpus(run, tokenizer_folder, stored, tmp_path):
     found = find(run)
     reader = found.open()
-    with pytest.raises(BadConfig, match=r"not found in .*tokenizer.*--tokenizer"):
+    with pytest.raises(BadConfig, match=r"not found in .*tokenizer.*tokenizer=FOLDER"):
         find_tokenizer(found, reader, None)
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus" / "tokenizer").symlink_to(tokenizer_folder)

@@ -23,6 +23,7 @@ class Case(NamedTuple):
     kind: str
     settings: dict
     pad: int = 1
+    own_head: bool = False  # transformers 5 ties T5's head whatever its config says; files may hold another one
 
     def make(self, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
         kind = getattr(transformers, self.kind)
@@ -32,6 +33,9 @@ class Case(NamedTuple):
             for name, parameter in model.named_parameters():
                 if name != "final_logits_bias":
                     parameter.copy_(torch.normal(0.0, 0.3, tuple(parameter.shape), generator=generator))
+            if self.own_head:
+                head = torch.normal(0.0, 0.3, tuple(model.lm_head.weight.shape), generator=generator)
+                model.lm_head.weight = torch.nn.Parameter(head.to(dtype))
         return model
 
 
@@ -47,10 +51,10 @@ def bart(kind: str, **changes: object) -> Case:
     return Case(kind, {**sizes, "encoder_ffn_dim": 40, "decoder_ffn_dim": 40, **changes})
 
 
-def t5(kind: str, **changes: object) -> Case:
+def t5(kind: str, *, own_head: bool = False, **changes: object) -> Case:
     sizes = {"vocab_size": VOCABULARY, "d_model": WIDTH, "d_kv": 6, "d_ff": 40, "num_layers": 3, "num_heads": 4}
     sizes |= {"num_decoder_layers": 2, "relative_attention_num_buckets": 8, "relative_attention_max_distance": 20}
-    return Case(kind, {**sizes, "decoder_start_token_id": 0, **changes}, pad=0)
+    return Case(kind, {**sizes, "decoder_start_token_id": 0, **changes}, pad=0, own_head=own_head)
 
 
 CASES = {
@@ -60,9 +64,14 @@ CASES = {
     "mbart": bart("MBartForConditionalGeneration", scale_embedding=True, activation_function="relu"),
     "mbart_untied": bart("MBartForConditionalGeneration", tie_word_embeddings=False),
     "t5_1_0": t5("T5ForConditionalGeneration"),
-    "t5_1_1": t5("T5ForConditionalGeneration", feed_forward_proj="gated-gelu", tie_word_embeddings=False),
+    "t5_1_0_own_head": t5("T5ForConditionalGeneration", own_head=True),
+    "t5_1_1": t5(
+        "T5ForConditionalGeneration", feed_forward_proj="gated-gelu", tie_word_embeddings=False, own_head=True
+    ),
+    "t5_1_1_tied": t5("T5ForConditionalGeneration", feed_forward_proj="gated-gelu", scale_decoder_outputs=False),
     "t5_wide_heads": t5("T5ForConditionalGeneration", d_kv=10, feed_forward_proj="gated-silu"),
-    "mt5": t5("MT5ForConditionalGeneration"),
+    "mt5": t5("MT5ForConditionalGeneration", own_head=True),
+    "mt5_tied": t5("MT5ForConditionalGeneration"),
     "t5_encoder": t5("T5EncoderModel"),
     "roberta": encoder("RobertaForMaskedLM", type_vocab_size=1),
     "roberta_two_types": encoder("RobertaForMaskedLM", hidden_act="relu"),

@@ -76,6 +76,7 @@ def test_a_folder_comes_back_bitwise_and_loads_as_it_did(case: Case, saved, corp
     made_up = {name for name in before.names if name.startswith(("pooler.", "discriminator_predictions."))}
     bias = {"final_logits_bias"} if body else set()
     assert before.names - made_up == after.names - bias
+    assert ("lm_head.weight" in after.names) >= case.own_head
     for name in sorted(after.names - bias):
         first = next(entry.leading for entry in plan if entry.theirs == body + name)
         if name == "model.shared.weight" and found.config.tying != "tied":
@@ -84,6 +85,9 @@ def test_a_folder_comes_back_bitwise_and_loads_as_it_did(case: Case, saved, corp
     again, info = type(theirs).from_pretrained(tmp_path / "back", output_loading_info=True)
     assert set(info["unexpected_keys"]) == bias
     assert {name.split(".")[0] for name in info["missing_keys"]} <= {"pooler", "discriminator_predictions"}
+    if case.own_head:
+        assert torch.equal(again.lm_head.weight, theirs.lm_head.weight)
+        assert not torch.equal(again.lm_head.weight, again.get_input_embeddings().weight)
     if head:
         batch = inputs(case)
         with torch.no_grad():

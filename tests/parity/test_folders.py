@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -162,3 +163,29 @@ def rewrite(folder: Path, change: Callable) -> None:
     file = folder / "model.safetensors"
     changed = change(load_file(file))
     save_file({name: value.clone() for name, value in changed.items()}, file, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        ("bert", {"hidden_act": "relu"}, "config.json's hidden_act is 'relu', and BERT has 'gelu' only"),
+        ("bert", {"hidden_dropout_prob": 1.5}, r"hidden_dropout_prob must lie in \[0, 1\), got 1.5"),
+        ("bert", {"num_attention_heads": 5}, "hidden_size 24 is not divisible by num_attention_heads 5"),
+        ("bart", {"dropout": -1.0}, r"dropout must lie in \[0, 1\), got -1.0"),
+        (
+            "bart",
+            {"encoder_attention_heads": 5, "decoder_attention_heads": 5},
+            "d_model 24 .* encoder_attention_heads",
+        ),
+        ("t5_1_0", {"relative_attention_num_buckets": 6}, "relative_attention_num_buckets must be a multiple of 4"),
+        ("t5_1_0", {"dense_act_fn": "silu"}, "has dense_act_fn 'silu', and models here have 'relu' only"),
+        ("t5_1_1", {"is_gated_act": False}, "has is_gated_act False, and models here have True only"),
+        ("t5_1_1", {"dense_act_fn": "gelu"}, "has dense_act_fn 'gelu', and models here have 'gelu_new' only"),
+    ],
+)
+def test_what_cannot_be_represented_is_named_by_its_key_of_config_json(name: str, changes: dict, said: str, tmp_path):
+    CASES[name].make().save_pretrained(tmp_path / "theirs")
+    path = tmp_path / "theirs" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(BadConfig, match=said):
+        incoming(tmp_path / "theirs", hf.read_settings(tmp_path / "theirs"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import runpy
@@ -287,14 +288,20 @@ def test_effects_of_parts_are_planned(run, task, script, tmp_path):
     arguments = [run / "seq2seq", "--effects", task, "--out", tmp_path / "effects", "--each-layer", "--dry-run"]
     done = script(TOOL, *arguments)
     assert done.returncode == 0, done.stdout
-    assert done.stdout.count("classify, 2 steps of 16 rows") == 9  # as it is; frozen, anew and two layers of each stack
+    # As it is; each stack frozen and anew, and so each of its two layers.
+    assert done.stdout.count("classify, 2 steps of 16 rows") == 1 + 2 * (2 + 2 * 2)
     assert not (tmp_path / "effects").exists()
     assert not (tmp_path / "effects_runs").exists()
 
 
 @pytest.mark.slow
 def test_effects_of_parts_are_compared(run, task, script, tmp_path):
-    arguments = [run / "mlm", "--effects", task, "--out", tmp_path / "effects", "--set", "steps=3"]
+    """By the dev set, for the test set has no labels."""
+    labelled = (tmp_path / "test.jsonl").rename(tmp_path / "dev.jsonl").read_text()
+    bare = ({"text": json.loads(line)["text"]} for line in labelled.splitlines())
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(record) + "\n" for record in bare))
+    changes = ["steps=3", f"data.dev={tmp_path / 'dev.jsonl'}"]
+    arguments = [run / "mlm", "--effects", task, "--out", tmp_path / "effects", "--set", *changes]
     done = script(TOOL, *arguments)
     assert done.returncode == 0, done.stdout
     found = json.loads((tmp_path / "effects" / "effects.json").read_text())
@@ -326,3 +333,17 @@ def test_effects_that_cannot_be_are_refused(run, script, tmp_path, flags, said):
     assert done.returncode == 2
     assert said in done.stdout
     assert "Traceback" not in done.stdout
+
+
+def test_effects_that_nothing_can_tell_are_refused_before_anything_is_trained(run, task, script, tmp_path):
+    done = script(TOOL, run / "mlm", "--effects", task, "--out", tmp_path / "effects", "--set", "data.test=null")
+    assert done.returncode == 2
+    assert "has neither a data.test nor a data.dev with labels, so there is nothing to compare" in done.stdout
+    assert not (tmp_path / "effects_runs").exists()
+
+
+@pytest.mark.parametrize("flags", [[], ["--effects", "task.yaml", "--out", "out"]], ids=["analyse", "effects"])
+def test_drawings_without_matplotlib_are_refused(flags, run, call, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(BadConfig, match="the drawings need matplotlib, which is not installed"):
+        call(run / "mlm", *flags)
