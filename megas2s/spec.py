@@ -83,6 +83,8 @@ def _sentence(kind: Any, problem: Any) -> str:
         return f"{path}: unknown key; {nearest(str(location[-1]), names)}"
     if problem["type"] == "missing_argument" or problem["type"] == "missing":
         return f"{path}: this key is required and absent"
+    if problem["type"] == "union_tag_not_found":
+        return f"{path}: this needs the key {problem['ctx']['discriminator']}, which says what the other keys are of"
     message = problem["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     found = problem.get("input")

@@ -142,12 +142,13 @@ def corpus_tokenizer(name: str):
     tokenizer = Tokenizer.load(folder)
     stored = read(folder) if (folder / METADATA).is_file() else import_tokenizer(folder)
     vocabulary = tokenizer.vocabulary
-    separator = vocabulary.eos if vocabulary.doc is None else vocabulary.doc
     if vocabulary.doc is None:
-        print(f"{folder} has no [DOC]; its end-of-sequence token {separator} ends every document", flush=True)
+        print(
+            f"{folder} has no [DOC]; its end-of-sequence token {vocabulary.separator} ends every document", flush=True
+        )
     return CorpusTokenizer(
         fingerprint=tokenizer.fingerprint,
-        ids=Ids(separator, vocabulary.dtype),
+        ids=Ids(vocabulary.separator, vocabulary.dtype),
         load=partial(Tokenizer.load, folder),
         copy_to=partial(write, stored, record={}),
     )

@@ -73,15 +73,29 @@ class Contrasting:
         """Refuse groups that micro-batches split: their losses would depend on the layout."""
         everyone = micro_batch * world_size
         if micro_batch % self.group and self.group != everyone:
+            sizes = [size for size in range(2, micro_batch + 1) if micro_batch % size == 0]
+            fitting = sorted({*sizes, everyone} - {1})
+            remedy = f"take {' or '.join(map(str, fitting))}, or change micro_batch" if fitting else "raise micro_batch"
             raise ValueError(
                 f"contrast.group {self.group}: a group lies inside one micro-batch, of {micro_batch} rows here, or is "
-                f"one micro-batch over all ranks, {everyone} rows; take a divisor of {micro_batch}, take {everyone}, "
-                "or change micro_batch"
+                f"one micro-batch over all ranks, {everyone} rows; {remedy}"
             )
 
     def counts(self, batch: dict[str, Tensor]) -> Tensor:
-        """The sentences of each row, (B,); none where a row only fills a batch up."""
-        return (batch["sample"] >= 0).float() * self.units(batch["input_ids"].shape[1])
+        """The sentences of each row that have others to be told from, (B,); collective where a group is gathered.
+
+        None where a row only fills a batch up, nor where all others of its group do.
+        """
+        real = batch["sample"] >= 0
+        units, everyone = self.units(batch["input_ids"].shape[1]), real
+        if self.group > len(real):
+            everyone = dist.gather(real.float()) > 0
+        together = everyone.view(-1, self.group).sum(1) * units
+        if self.group > len(real):
+            together = together.expand(len(real))
+        else:
+            together = together.repeat_interleave(self.group)
+        return (real & (together > 1)).float() * units
 
     def parts(self, states: tuple[Tensor, ...], batch: dict[str, Tensor], step: int | None) -> dict[str, Part]:
         """The loss of the states of both views, (B, S, D) each, and how often a sentence finds its pair."""
@@ -138,7 +152,8 @@ def contrast(first: Tensor, second: Tensor, *, group: int, temperature: float, r
     scores = scores.masked_fill(~(others | itself.roll(group, 1)), -torch.inf)
     pair = torch.arange(2 * group, device=scores.device).roll(group)
     each = F.cross_entropy(scores.flatten(0, 1), pair.repeat(len(scores)), reduction="none")
-    hits = ((scores.detach().argmax(-1) == pair) & counts).float()
+    told = counts & (counts.sum(1, keepdim=True) > 2)  # a sentence and its pair alone are no choice
+    hits = ((scores.detach().argmax(-1) == pair) & told).float()
     own = slice(dist.place().rank * rows, (dist.place().rank + 1) * rows) if group > rows else slice(rows)
     losses, found = (values.view(-1, 2, group).mean(1).flatten()[own] for values in (each, hits))
     return Contrast(losses, found)

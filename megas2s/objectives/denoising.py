@@ -8,8 +8,8 @@
 BART's other transformations (section 2.2 there) can come first or instead: sentences in another order, single tokens
 deleted or masked; and last, the window rotated to begin at a random token.
 
-A [DOC] is noised like any token. Rows have the same lengths whatever is drawn (see `noise.py`), unless spans are of
-whole words: then rows are padded.
+What separates documents is noised like any token, as in BART's code; what frames a row never is. Rows have the same
+lengths whatever is drawn (see `noise.py`), unless spans are of whole words: then rows are padded.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Denoising(TeacherForced):
     def row_lengths(self, tokens: int, shape: Shape) -> RowLengths:
         """Every row is full, but where whole words are taken: then at least as many tokens go as masks come."""
         ends = shape.vocabulary.ends
-        rest = tokens - round(self.token_deletion * tokens)
+        rest = tokens - self._deleted(tokens)
         if self.whole_word:
             return RowLengths(source=rest + ends, target=tokens + ends, full=False)
         noised, spans = span_counts(rest, self.noise_density, self.mean_span_length)
@@ -98,7 +98,7 @@ class Denoising(TeacherForced):
     def source(self, tokens: np.ndarray, rng: np.random.Generator, vocabulary: Vocabulary) -> np.ndarray:
         """The noised tokens, without those around a row."""
         source = permute_sentences(tokens, rng, vocabulary) if self.permute_sentences else tokens
-        if count := round(self.token_deletion * len(source)):
+        if count := self._deleted(len(source)):
             source = np.delete(source, _some(rng, len(source), count))
         if count := round(self.token_masking * len(source)):
             source = source.astype(np.int64)
@@ -113,6 +113,10 @@ class Denoising(TeacherForced):
         if self.rotation and rng.random() < self.rotation:
             source = np.roll(source, -int(rng.integers(len(source))))
         return source
+
+    def _deleted(self, tokens: int) -> int:
+        """Single tokens that vanish; one stays, however short a window is."""
+        return min(round(self.token_deletion * tokens), tokens - 1)
 
     def _is_noised(self, tokens: int) -> bool:
         shares = (self.noise_density, self.token_deletion, self.token_masking)

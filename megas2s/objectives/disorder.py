@@ -55,16 +55,32 @@ def disorder(
 def ngrams(
     row: np.ndarray, free: np.ndarray, rng: np.random.Generator, vocabulary: Vocabulary, *, count: int, size: int
 ) -> list[int]:
-    """Where `count` n-grams of free tokens begin that do not overlap, spread over the row.
+    """Where `count` n-grams of free tokens begin that do not overlap, ascending, spread over the row.
 
-    The token in the middle of each is a word of one piece. The possible middles are dealt out, in order, to `count`
-    groups, and one of each group is drawn.
+    The token in the middle of each is a word of one piece as far as there are enough; where a language has too few for
+    the rate, any free n-grams fill it up, so that every language gets as much noise. Fewer are found only where the
+    row is too full: about four fifths of its tokens can be in n-grams that do not overlap and lie where they like.
     """
     words = np.append(vocabulary.word_starts[row], True)
     whole = words[:-1] & words[1:] & free
     runs = np.convolve(free, np.ones(size, dtype=np.int64))[size - 1 : len(row)]  # free tokens from each place on
     starts = np.flatnonzero(runs == size)
-    starts = starts[whole[starts + size // 2]]
+    chosen = _spread(starts[whole[starts + size // 2]], rng, count=count, size=size)
+    taken = np.zeros(len(row) + 2 * size, dtype=bool)  # places where no n-gram can begin any more, from -size + 1 on
+    for start in chosen:
+        taken[start + 1 : start + 2 * size] = True
+    if len(chosen) < count:
+        for start in rng.permutation(starts).tolist():
+            if not taken[start + size]:
+                chosen.append(start)
+                taken[start + 1 : start + 2 * size] = True
+                if len(chosen) == count:
+                    break
+    return sorted(chosen)
+
+
+def _spread(starts: np.ndarray, rng: np.random.Generator, *, count: int, size: int) -> list[int]:
+    """The possible starts are dealt out, in order, to `count` groups, and one of each group is drawn."""
     chosen: list[int] = []
     for group in np.array_split(starts, count) if count else []:
         possible = group[group >= chosen[-1] + size] if chosen else group

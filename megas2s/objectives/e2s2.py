@@ -111,6 +111,10 @@ class E2S2(TeacherForced):
             )
         tokens = self.base.window_size(shape._replace(source_length=room))
         columns = self.row_lengths(tokens, shape).source
+        if self.shuffle and columns - shape.vocabulary.ends < self.ngram:
+            raise ValueError(
+                f"objective e2s2: ngram {self.ngram} is longer than the {columns} columns of a source; shorten it"
+            )
         if self.contrast is not None and self.contrast.group * self.contrast.units(columns) < 2:
             raise ValueError(
                 f"objective e2s2: contrast.group 1 and one segment in {columns} columns leave one sentence, with none "

@@ -91,12 +91,13 @@ class Finding:
 
 
 def _measures(guess: Tensor, labels: Tensor, kinds: Sequence[str]) -> dict[str, Part]:
-    """Accuracy, and F1 = 2 hits / (guessed + true) of each kind."""
+    """Accuracy, and of each kind its own (the share that is found) and F1 = 2 hits / (guessed + true)."""
     real = labels != IGNORED
     right = (guess == labels) & real
     found = {"denoise_accuracy": measure(right.sum(1), real.sum(1))}
     for label, kind in enumerate(kinds):
         true, guessed = labels == label, (guess == label) & real
+        found[f"denoise_accuracy_{kind}"] = measure((right & true).sum(1), true.sum(1))
         found[f"denoise_f1_{kind}"] = measure(2 * (right & true).sum(1), guessed.sum(1) + true.sum(1))
     return found
 

@@ -32,7 +32,7 @@ class MASS(TeacherForced):
     def __post_init__(self) -> None:
         if not 0 < self.span_share <= 1:
             raise ValueError(f"span_share must lie in (0, 1], got {self.span_share}")
-        if min(self.keep, self.random) < 0 or self.keep + self.random > 1:
+        if not (self.keep >= 0 and self.random >= 0 and self.keep + self.random <= 1):
             raise ValueError(f"keep and random must be shares of 1 together, got {self.keep} and {self.random}")
 
     def window_size(self, shape: Shape) -> int:

@@ -11,6 +11,7 @@ the mean over its own tokens, weighted by its share.
 from __future__ import annotations
 
 import functools
+import math
 from typing import Annotated, Literal
 
 import numpy as np
@@ -38,8 +39,8 @@ class Component:
     objective: Annotated[Reconstruction, Discriminator("name")]
 
     def __post_init__(self) -> None:
-        if not self.share > 0:
-            raise ValueError(f"share must be above 0, got {self.share}")
+        if not 0 < self.share < math.inf:
+            raise ValueError(f"share must be above 0 and finite, got {self.share}")
 
 
 @spec

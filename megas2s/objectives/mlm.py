@@ -38,7 +38,7 @@ class MLM(Plain):
     def __post_init__(self) -> None:
         if not 0 < self.mask_probability < 1:
             raise ValueError(f"mask_probability must lie in (0, 1), got {self.mask_probability}")
-        if min(self.keep, self.random) < 0 or self.keep + self.random > 1:
+        if not (self.keep >= 0 and self.random >= 0 and self.keep + self.random <= 1):
             raise ValueError(f"keep and random must be shares of 1 together, got {self.keep} and {self.random}")
 
     @property

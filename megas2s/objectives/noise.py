@@ -96,11 +96,11 @@ def spans_as_masks(tokens: np.ndarray, spans: Spans, mask: int) -> np.ndarray:
 
 
 def permute_sentences(tokens: np.ndarray, rng: np.random.Generator, vocabulary: Vocabulary) -> np.ndarray:
-    """The sentences of each document in random order; documents stay in place, their [DOC] at their end.
+    """The sentences of each document in random order; documents stay in place, their separator at their end.
 
-    A sentence ends after a piece that closes one (`Vocabulary.sentence_ends`) or before a [DOC].
+    A sentence ends after a piece that closes one (`Vocabulary.sentence_ends`) or before a separator.
     """
-    is_doc = tokens == vocabulary.doc if vocabulary.doc is not None else np.zeros(len(tokens), dtype=bool)
+    is_doc = tokens == vocabulary.separator
     ends = vocabulary.sentence_ends[tokens] | is_doc
     starts = np.concatenate(([True], ends[:-1] | is_doc[1:]))
     sentence = np.cumsum(starts) - 1  # of each token

@@ -3,7 +3,8 @@
     template    This sentence : "X" means [MASK]
     row         This sentence : " the cat sat " means <mask> </s>
 
-The templates are those that E2S2's code keeps in comments (arXiv 2205.14912); X is the text and [MASK] the mask token.
+The templates are those that E2S2's code keeps in comments (arXiv 2205.14912); X is the text and [MASK] the mask token,
+or the last sentinel where a tokenizer has sentinels and no mask (T5).
 """
 
 from __future__ import annotations
@@ -69,21 +70,21 @@ def longest(prompts: Sequence[Prompt]) -> int:
 def read_prompt(template: str, vocabulary: Vocabulary) -> Prompt:
     """The template as ids; its pieces are tokenised apart from each other and from the text.
 
-    Raises ValueError where the tokenizer has no mask, or the vocabulary comes without a tokenizer.
+    Raises ValueError where the tokenizer has neither mask nor sentinels, or the vocabulary comes without a tokenizer.
     """
-    if vocabulary.mask is None:
+    mask = vocabulary.sentinels[-1] if vocabulary.mask is None and vocabulary.sentinels else vocabulary.mask
+    if mask is None:
         raise ValueError("prompts need a <mask> token, which the tokenizer lacks; take representation: mean")
     if vocabulary.encode is None:
         raise ValueError("prompts are text, and this vocabulary comes without a tokenizer to read it")
     before, after = HOLE.split(template)
-    return Prompt(_ids(before, vocabulary), _ids(after, vocabulary), vocabulary.mask)
+    return Prompt(_ids(before, vocabulary, mask), _ids(after, vocabulary, mask), mask)
 
 
-def _ids(text: str, vocabulary: Vocabulary) -> tuple[int, ...]:
+def _ids(text: str, vocabulary: Vocabulary, mask: int) -> tuple[int, ...]:
     assert vocabulary.encode is not None, "`read_prompt` refuses this"
-    assert vocabulary.mask is not None, "`read_prompt` refuses this"
     ids: list[int] = []
     for number, part in enumerate(text.split(MASK)):
-        ids += [vocabulary.mask] if number else []
+        ids += [mask] if number else []
         ids += vocabulary.encode(part.strip()).tolist() if part.strip() else []
     return tuple(ids)

@@ -40,6 +40,11 @@ class Vocabulary:
         return 1 if self.begin is None else 2
 
     @property
+    def separator(self) -> int:
+        """What ends a document inside a window: [DOC], or the end of a text where a tokenizer has no such token."""
+        return self.eos if self.doc is None else self.doc
+
+    @property
     def dtype(self) -> np.dtype[np.unsignedinteger]:
         """The narrowest integer that holds every id; shards are stored in it."""
         return np.dtype(np.uint16 if self.size <= 1 << 16 else np.uint32)

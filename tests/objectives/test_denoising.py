@@ -78,6 +78,15 @@ def test_permuting_sentences_changes_the_order_of_the_source_alone(shape):
     assert moved > 10  # five of the six orders
 
 
+@pytest.mark.parametrize("more", [{"rotation": 1.0}, {"whole_word": True}, {"noise": "mask", "noise_density": 0.0}])
+def test_a_short_window_keeps_a_token_whatever_is_deleted(more, shape):
+    tokens = np.arange(30, 46)
+    wanted = Denoising(**{"token_deletion": 0.99, **more})
+    example = corrupt(wanted, tokens, shape, 3)
+    assert len(example["input_ids"]) >= 1
+    assert example["labels"][:-1].tolist() == tokens.tolist()
+
+
 def test_the_loss_is_cross_entropy_of_the_target(make_output):
     output, weight = make_output(2, 5, 3)
     labels = torch.tensor([[30, 31, 2], [32, 33, 2]])

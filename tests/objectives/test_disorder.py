@@ -35,6 +35,21 @@ def test_rates_are_honoured_where_there_is_room():
     assert (found.labels == SHUFFLED).sum() == pytest.approx(400, rel=0.1)
 
 
+@pytest.mark.parametrize("apart", [1, 3, 9, 200])
+def test_rates_are_honoured_where_words_of_one_piece_are_rare(apart):
+    """One word in `apart` has a single piece; the others fill the rest up, so that every language gets its noise."""
+    starts = np.zeros(128, dtype=bool)
+    starts[[100, 101]] = True
+    row = np.full(600, 50)
+    row[:: max(2, apart)] = 100
+    row[1 :: max(2, apart)] = 101 if apart > 1 else 100
+    vocabulary = make_vocabulary(word_starts=starts)
+    chosen = np.array(ngrams(row, np.ones(600, dtype=bool), generator(1, "a"), vocabulary, count=120, size=3))
+    assert len(chosen) == 120
+    assert (np.diff(chosen) >= 3).all()
+    assert chosen[-1] <= 597
+
+
 @given(
     shuffle=st.floats(0, 0.33),
     replace=st.floats(0, 1),

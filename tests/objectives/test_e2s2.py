@@ -154,6 +154,7 @@ def test_measures_are_accuracy_and_f1_by_kind(run):
         hits = ((guess == label) & (labels == label)).sum()
         precision, recall = hits / ((guess == label) & real).sum(), hits / (labels == label).sum()
         f1 = 2 * precision * recall / (precision + recall)
+        assert ratio(f"denoise_accuracy_{kind}") == pytest.approx(float(recall))
         assert ratio(f"denoise_f1_{kind}") == pytest.approx(float(f1.nan_to_num(0.0)))
 
 
@@ -272,6 +273,15 @@ def test_pieces_of_a_window_may_be_the_sentences(run):
     first, second = torch.stack(pieces, 1).chunk(2)
     told = contrast(first.flatten(0, 1), second.flatten(0, 1), group=2 * units, temperature=1.0)
     assert parts["contrast"].total.item() == pytest.approx(told.losses.sum().item(), rel=1e-5)
+
+
+def test_a_sentence_that_has_no_other_beside_it_is_not_counted():
+    wanted = objective(contrast={"group": 2})
+    batch = batch_of(wanted, shape_of())
+    batch["sample"][3] = -1
+    assert wanted.counts(batch)["contrast"].tolist() == [1.0, 1.0, 0.0, 0.0]
+    segments = objective(contrast={"group": 2, "segment_length": 10})
+    assert segments.counts(batch)["contrast"].tolist() == [4.0, 4.0, 4.0, 0.0]
 
 
 def test_rows_that_fill_a_batch_up_count_nothing(run):

@@ -72,6 +72,23 @@ def test_prompts_longer_than_the_window_are_refused():
         wanted.window_size(shape_of()._replace(source_length=10))
 
 
+def test_an_ngram_longer_than_a_row_is_refused():
+    with pytest.raises(ValueError, match="ngram 20 is longer than the 12 columns of a source; shorten it"):
+        objective(ngram=20).window_size(shape_of()._replace(source_length=12))
+
+
+def test_a_remedy_that_would_be_refused_too_is_not_given():
+    with pytest.raises(ValueError, match=r"one micro-batch over all ranks, 1 rows; raise micro_batch"):
+        objective().check_layout(1, 1)
+    with pytest.raises(ValueError, match=r"6 rows; take 2 or 3 or 6, or change micro_batch"):
+        objective().check_layout(6, 1)
+
+
+def test_a_base_without_a_name_is_asked_for_it():
+    with pytest.raises(BadConfig, match="base: this needs the key 'name', which says what the other keys are of"):
+        objective(base={"noise_density": 0.2})
+
+
 def test_one_sentence_in_a_window_is_no_contrast():
     wanted = objective(contrast={"group": 1, "segment_length": 40})
     with pytest.raises(ValueError, match="leave one sentence"):

@@ -122,6 +122,7 @@ def test_a_mixture_survives_being_written_and_read(alexatm):
     [
         ([], "at least one part"),
         ([{"share": 0, "objective": {"name": "clm"}}], "share must be above 0"),
+        ([{"share": float("inf"), "objective": {"name": "clm"}}], "share must be above 0 and finite"),
         ([{"share": 1, "objective": {"name": "mlm"}}], "'mlm'"),
         ([{"share": 1, "objective": {"name": "clm", "min_prefx": 0.1}}], "did you mean 'min_prefix'"),
     ],

@@ -145,7 +145,11 @@ def test_rows_too_short_to_predict_anything_are_refused(vocabulary):
 
 @pytest.mark.parametrize(
     ("values", "sentence"),
-    [({"mask_probability": 1.0}, "must lie in"), ({"keep": 0.7, "random": 0.5}, "shares of 1 together")],
+    [
+        ({"mask_probability": 1.0}, "must lie in"),
+        ({"keep": 0.7, "random": 0.5}, "shares of 1 together"),
+        ({"keep": float("nan")}, "shares of 1 together"),
+    ],
 )
 def test_bad_values_are_refused(values, sentence):
     with pytest.raises(BadConfig, match=sentence):

@@ -23,7 +23,7 @@ from megas2s.objectives.noise import (
     without_spans,
 )
 
-from .conftest import DOC, make_vocabulary
+from .conftest import DOC, EOS, make_vocabulary
 
 
 def spans_of(*pairs):
@@ -97,6 +97,13 @@ def test_sentences_move_inside_their_document_only(vocabulary):
         (*chain(*a), DOC, *chain(*b)) for a in itertools.permutations(first) for b in itertools.permutations(second)
     ]
     assert seen == set(orders)
+
+
+def test_documents_of_a_tokenizer_without_a_separator_of_its_own_end_in_the_end_of_text():
+    vocabulary = make_vocabulary(doc=None)
+    tokens = np.array([30, 20, 31, 21, EOS, 40, 20, 41])
+    rows = {tuple(permute_sentences(tokens, np.random.default_rng(s), vocabulary).tolist()) for s in range(40)}
+    assert rows == {(*a, EOS, *b) for a in ((30, 20, 31, 21), (31, 21, 30, 20)) for b in ((40, 20, 41), (41, 40, 20))}
 
 
 def test_neighbouring_documents_and_a_closing_separator_stay_in_place(vocabulary):

@@ -29,6 +29,12 @@ def test_the_text_stands_inside_the_prompt_and_special_tokens_outside(begin):
     assert prompt.length == len(expected) - len(row)
 
 
+def test_the_last_sentinel_is_the_mask_of_a_tokenizer_that_has_none():
+    vocabulary = make_vocabulary(encode=words, mask=None)
+    prompt = read_prompt("so X [MASK]", vocabulary)
+    assert prompt.around(np.array([8, EOS]), vocabulary).tolist() == [102, 8, vocabulary.sentinels[-1], EOS]
+
+
 def test_a_mask_before_the_text_is_found_too():
     vocabulary = make_vocabulary(encode=words, begin=BEGIN)
     prompt = read_prompt('[MASK] means "X"', vocabulary)
@@ -62,6 +68,6 @@ def test_a_template_without_one_hole_and_one_mask_is_refused(template):
 
 def test_prompts_need_a_mask_token_and_a_tokenizer():
     with pytest.raises(ValueError, match="<mask> token, which the tokenizer lacks"):
-        read_prompt("X [MASK]", make_vocabulary(mask=None, encode=words))
+        read_prompt("X [MASK]", make_vocabulary(mask=None, sentinels=(), encode=words))
     with pytest.raises(ValueError, match="comes without a tokenizer"):
         read_prompt("X [MASK]", make_vocabulary())
