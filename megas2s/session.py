@@ -23,7 +23,7 @@ from megas2s.engine.base import Engine, Losses, Precision, Setup
 from megas2s.engine.optim import AdamW
 from megas2s.models.config import ModelConfig
 from megas2s.models.freezing import freeze
-from megas2s.models.transformer import Model, build
+from megas2s.models.transformer import Network, build
 from megas2s.rng import torch_seed
 from megas2s.train import agree, checkpoint, lock, record
 from megas2s.train.ledger import peak_flops
@@ -137,7 +137,7 @@ def train_session(session: Session, *, saved_step: int) -> None:
 def setup(session: Session, initial: Callable[[str], Tensor | None]) -> Setup:
     """What an engine needs of a session whose weights begin as `initial` says."""
 
-    def construct() -> Model:
+    def construct() -> Network:
         model = build(session.config)
         model.frozen_dropout = session.frozen_dropout
         freeze(model, session.freeze)

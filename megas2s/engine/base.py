@@ -16,15 +16,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from megas2s import dist
 from megas2s.engine.optim import AdamW
+from megas2s.models.output import ModelOutput
+from megas2s.models.transformer import Network
 
-Batch = Mapping[str, Tensor]
+Batch = dict[str, Tensor]
 Precision = Literal["bf16", "fp16", "fp32"]
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -53,16 +55,16 @@ class LossPart(Protocol):
 class Losses(Protocol):
     """The half of an objective that an engine needs."""
 
-    def counts(self, batch: Any) -> Mapping[str, Tensor]:
+    def counts(self, batch: Batch) -> Mapping[str, Tensor]:
         """Per part, the items each row contributes: (B,)."""
 
-    def inputs(self, batch: Any) -> Any:
+    def inputs(self, batch: Batch) -> Batch:
         """What the model reads of a batch."""
 
-    def loss(self, output: Any, batch: Any, step: int | None = None) -> Mapping[str, LossPart]:
+    def loss(self, output: ModelOutput, batch: Batch, step: int | None = None) -> Mapping[str, LossPart]:
         """The parts for one micro-batch, with the weights of a step."""
 
-    def predictions(self, model: Any, batch: Any) -> Tensor:
+    def predictions(self, model: Network, batch: Batch) -> Tensor:
         """What the model says of each row, (B, ...); every rank passes as many rows."""
 
 
@@ -70,7 +72,7 @@ class Losses(Protocol):
 class Setup:
     """Everything an engine needs to begin a stage."""
 
-    build: Callable[[], nn.Module]  # constructs the model, with its frozen parameters marked
+    build: Callable[[], Network]  # constructs the model, with its frozen parameters marked
     initial: Callable[[str], Tensor | None]  # canonical name -> starting value in fp32, None keeps the random one
     losses: Losses
     optimizer: AdamW
@@ -137,7 +139,7 @@ class TrainedModel(nn.Module):
     computed outside would find its weight scattered.
     """
 
-    def __init__(self, model: nn.Module, losses: Losses) -> None:
+    def __init__(self, model: Network, losses: Losses) -> None:
         super().__init__()
         self.model = model
         self.losses = losses

@@ -40,6 +40,7 @@ from megas2s.engine.base import (
 from megas2s.engine.ds_config import compose, offloads_optimizer, read_ds_config, zero_stage
 from megas2s.engine.optim import adamw, parameter_groups, rms_scales, set_lr
 from megas2s.errors import BadConfig
+from megas2s.models.transformer import Network
 from megas2s.spec import parse
 
 TIMEOUT = datetime.timedelta(minutes=30)
@@ -210,7 +211,7 @@ class ZeroEngine:
         """Take DeepSpeed's hooks off the model and free its buffers."""
         self._engine.destroy()
 
-    def _build(self, config: dict[str, Any]) -> nn.Module:
+    def _build(self, config: dict[str, Any]) -> Network:
         """The model with its starting weights; under ZeRO-3 no rank ever holds all of it."""
         torch.manual_seed(self._setup.init_seed)
         self._loaded: set[str] = set()

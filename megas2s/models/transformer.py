@@ -280,7 +280,10 @@ class Seq2SeqModel(Model):
         return states
 
 
-def build(config: ModelConfig) -> EncoderModel | Seq2SeqModel:
+Network = EncoderModel | Seq2SeqModel
+
+
+def build(config: ModelConfig) -> Network:
     """The model that `config` describes, with random weights from torch's generator."""
     return Seq2SeqModel(config) if config.is_seq2seq else EncoderModel(config)
 

@@ -11,7 +11,7 @@ An objective is its own configuration: a frozen `@spec` with a `name`. It knows 
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from megas2s.models.config import FirstToken, ModelConfig
 from megas2s.models.output import ModelOutput
+from megas2s.models.transformer import Network
 from megas2s.tokenizer.vocab import Vocabulary
 
 Example = dict[str, np.ndarray]  # one row per field, without the batch axis
@@ -90,7 +91,7 @@ class Plain:
         """The batch itself."""
         return batch
 
-    def predictions(self, model: Any, batch: Batch) -> Tensor:
+    def predictions(self, model: Network, batch: Batch) -> Tensor:
         """The most likely token at every label: (B, K), one row of logits at a time.
 
         Each row gathers the head under ZeRO-3, so ranks with unlike numbers of rows would wait for each other forever.
@@ -155,5 +156,5 @@ class Objective(Protocol):
         Weights may depend on `step`; without one they are those that a schedule leads to.
         """
 
-    def predictions(self, model: Any, batch: Batch) -> Tensor:
+    def predictions(self, model: Network, batch: Batch) -> Tensor:
         """What is shown of the model's answers, (B, ...): its most likely token at every label."""
