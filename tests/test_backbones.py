@@ -28,12 +28,18 @@ BERT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "in
 STILL = dict.fromkeys(("dropout", "attention_dropout", "ffn_dropout", "output_dropout"), 0.0)
 DENOISING = {"name": "denoising", "noise": "delete"}
 E2S2 = {"name": "e2s2", "contrast": {"group": 4}}
+PROMPTED = {"name": "e2s2", "base": {"name": "span_corruption"}}
+PROMPTED |= {"contrast": {"group": 4, "representation": "prompt"}}
 KINDS = {
     "bart": ("roberta", "BartForConditionalGeneration", BART, DENOISING | {"noise": "mask"}),
     "t5": ("t5", "T5ForConditionalGeneration", {**T5, "feed_forward_proj": "gated-gelu"}, DENOISING),
     "bart_e2s2": ("roberta", "BartForConditionalGeneration", BART, E2S2),
     "t5_e2s2": ("t5", "T5ForConditionalGeneration", T5, E2S2 | {"base": {"name": "span_corruption"}}),
     "bert": ("bert", "BertForMaskedLM", {**BERT, "max_position_embeddings": 64}, {"name": "mlm"}),
+}
+ALIKE = {  # of the same kinds as others, for what is not the same
+    "mbart_e2s2": ("roberta", "MBartForConditionalGeneration", BART, E2S2),
+    "mt5_e2s2": ("t5", "MT5ForConditionalGeneration", T5, PROMPTED),
 }
 
 
@@ -47,10 +53,10 @@ def tool(script) -> Callable[..., str]:
     return run
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module")
 def prepared(request: pytest.FixtureRequest, tool, small_tokenizer, tmp_path_factory):
     """A folder of transformers, imported; a corpus by its tokenizer; a recipe of one stage that goes on from there."""
-    tokenizer_kind, kind, sizes, objective = KINDS[request.param]
+    tokenizer_kind, kind, sizes, objective = (KINDS | ALIKE)[request.param]
     folder = tmp_path_factory.mktemp(request.param)
     library, roles = small_tokenizer(tokenizer_kind)
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=library, **roles)
@@ -59,7 +65,7 @@ def prepared(request: pytest.FixtureRequest, tool, small_tokenizer, tmp_path_fac
     architecture = getattr(transformers, kind)
     settings = {**sizes, "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "eos_token_id": eos}
     settings |= {"bos_token_id": tokenizer.bos_token_id}
-    settings |= {"decoder_start_token_id": eos} if kind.startswith("Bart") else {}
+    settings |= {"decoder_start_token_id": eos} if kind.startswith(("Bart", "MBart")) else {}
     torch.manual_seed(4)
     architecture(architecture.config_class(**settings)).save_pretrained(folder / "theirs")
     tool("tools/convert_from_hf.py", folder / "theirs", folder / "imported")
@@ -80,6 +86,7 @@ def prepared(request: pytest.FixtureRequest, tool, small_tokenizer, tmp_path_fac
     return folder, recipe, architecture
 
 
+@pytest.mark.parametrize("prepared", KINDS | ALIKE, indirect=True)
 def test_training_goes_on_from_an_imported_model_and_goes_back_as_what_it_was(prepared, tool):
     folder, _, architecture = prepared
     tool("launch/pretrain.py", folder / "recipe.yaml")
@@ -114,6 +121,7 @@ def _keeps_its_heads(folder: Path, architecture: type, tool) -> None:
     assert all(torch.equal(back.tensor(name), ours.tensor(name)) for name in ours.names)
 
 
+@pytest.mark.parametrize("prepared", KINDS, indirect=True)
 def test_training_on_an_imported_model_resumes_bit_for_bit(prepared, disturb):
     _, recipe, _ = prepared
     stage = {**recipe["stages"][0], "steps": 6}
@@ -124,6 +132,7 @@ def test_training_on_an_imported_model_resumes_bit_for_bit(prepared, disturb):
 @pytest.mark.slow
 @pytest.mark.ranks
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("prepared", KINDS, indirect=True)
 @pytest.mark.parametrize("config", ["zero1", "zero3"])
 def test_every_engine_logs_the_local_engine_s_losses(prepared, tool, ranks, config: str):
     folder, recipe, _ = prepared
@@ -148,6 +157,7 @@ def test_every_engine_logs_the_local_engine_s_losses(prepared, tool, ranks, conf
     assert losses["zero"] == pytest.approx(losses["local"], rel=1e-5)
 
 
+@pytest.mark.parametrize("prepared", ["bart", "t5", "bert"], indirect=True)
 def test_a_tokenizer_of_another_model_is_refused(prepared, script, tmp_path: Path):
     folder, _, _ = prepared
     settings = json.loads((folder / "theirs" / "config.json").read_text())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from megas2s.models.config import ModelConfig
 from megas2s.models.transformer import build
@@ -17,16 +19,21 @@ from megas2s.objectives.base import Shape
 from megas2s.rng import generator
 from megas2s.tokenizer.vocab import stand_in
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "extending.md"
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "extending.md"
+
+
+def code_of_the_page() -> str:
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return code
 
 
 @pytest.fixture(scope="module")
 def objective():
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
     module = types.ModuleType("middle")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "middle", module)  # dataclasses look their module up
-        exec(compile(code, str(PAGE), "exec"), module.__dict__)
+        exec(compile(code_of_the_page(), str(PAGE), "exec"), module.__dict__)
         yield module.Middle(share=0.5)
 
 
@@ -56,8 +63,31 @@ def test_it_trains_a_model(objective):
     losses = []
     for _ in range(20):
         part = objective.loss(model(batch), batch)["middle"]
-        losses.append(float(part.total / objective.counts(batch)["middle"].sum()))
+        losses.append(float(part.total.detach() / objective.counts(batch)["middle"].sum()))
         optimizer.zero_grad()
         part.total.backward()
         optimizer.step()
     assert losses[-1] < 0.7 * losses[0]
+
+
+@pytest.mark.slow
+def test_the_import_and_the_name_are_all_that_a_recipe_needs(shell, recipe_data, tmp_path):
+    """In a copy of the package: the page's file, and the line that the page says."""
+    shutil.copytree(ROOT / "megas2s", tmp_path / "megas2s", ignore=shutil.ignore_patterns("__pycache__"))
+    objectives = tmp_path / "megas2s" / "objectives"
+    (objectives / "middle.py").write_text(code_of_the_page(), encoding="utf-8")
+    listed = (objectives / "mixture.py").read_text(encoding="utf-8")
+    name, where = "Reconstruction = Denoising | ", "from megas2s.objectives.span_corruption import SpanCorruption\n"
+    assert (listed.count(name), listed.count(where)) == (1, 1)
+    listed = listed.replace(name, name + "Middle | ").replace(
+        where, where + "from megas2s.objectives.middle import Middle\n"
+    )
+    (objectives / "mixture.py").write_text(listed, encoding="utf-8")
+    stage = {**recipe_data["stages"][2], "objective": {"name": "middle", "share": 0.5}, "engine": {"name": "local"}}
+    del stage["init"]
+    data = {**recipe_data, "stages": [{**stage, "decoder": {"tying": "tied"}}]}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
+    command = [sys.executable, str(ROOT / "launch" / "pretrain.py"), str(tmp_path / "recipe.yaml")]
+    done = shell(command, timeout=120, env={"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 0, done.stdout
+    assert "stage seq2seq (middle), 4 steps" in done.stdout

@@ -7,6 +7,7 @@ optimizers stay as they are. What the stages leave is compared with what the rec
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +36,7 @@ PROMISED = {  # of each stage: an encoder, or how the embeddings of its seq2seq 
         "seq2seq": "tied_to_decoder",
     },
     "mbart_cc": {"mbart": "tied"},
+    "seq2seq_from_encoder": {"seq2seq": "tied"},
     "t5_base": {"t5": "untied_head"},
     "ul2_base": {"ul2": "untied_head"},
     "xlmr_base": {"mlm": "encoder"},
@@ -50,6 +52,7 @@ PROMISED = {  # of each stage: an encoder, or how the embeddings of its seq2seq 
 IMPORTED = {
     "imports/bart_large": "bart_large",
     "imports/t5_base": "t5_1_1_base",
+    "imports/xlmr_base": "xlmr_base",
 }  # what stands in for published weights
 LAYERS = {  # of encoder and decoder in the twin: as deep, against each other, as in the recipe
     "alexatm_20b": (3, 2),
@@ -71,10 +74,12 @@ def twin(name: str, *, run: Path, corpus: Path, save: Callable[..., Path], ranks
     data = yaml.safe_load(RECIPES[name].read_text(encoding="utf-8"))
     data |= {"run": str(run), "corpus": str(corpus), "workers": 0}
     like = data["model"].get("like")
+    added = {key: data["model"][key] for key in ("family", "segment_types", "norm_epsilon") if key in data["model"]}
+    added |= {"num_decoder_layers": LAYERS[name][1]} if "num_decoder_layers" in data["model"] else {}
     data["model"] = small_model({"preset": IMPORTED[like]} if like else data["model"])
     if like:
         there = str(stand_in_for(like, data["model"], run.parent, save))
-        data["model"], data["stages"][0]["init"] = {"like": there}, there
+        data["model"], data["stages"][0]["init"] = {"like": there, **added}, there
     data["log"] = {"every": 1, "evaluate_every": 2, "heldout_rows": 1, "samples_every": 2, "tensorboard": False}
     data["checkpoints"] |= {"every": 1}
     longest = max(stage["length"] for stage in data["stages"])
@@ -131,6 +136,41 @@ def assert_as_promised(left, name: str, data: dict) -> None:
             stood_still = {key for key in shared if torch.equal(weights[key], before[key])}
             expected = set(shared) if frozen else {key for key in stood_still if key.endswith("attention.k.bias")}
             assert stood_still == expected
+
+
+NUMBERS = {  # as their sources have them, see the head of each file
+    "e2s2_bart_large": {
+        "steps": 50_000,
+        "length": 1024,
+        "schedule.lr": 1.5e-6,
+        "schedule.warmup_steps": 6_000,
+        "schedule.shape": "polynomial",
+        "optimizer.beta1": 0.9,
+        "optimizer.beta2": 0.98,
+        "optimizer.eps": 1e-6,
+        "optimizer.weight_decay": 0.01,
+        "objective.shuffle": 0.05,
+        "objective.replace": 0.15,
+        "objective.denoise.weight": 0.05,
+        "objective.contrast.weight": 0.05,
+    },
+    "t5_base": {
+        "steps": 65_536,
+        "length": 512,
+        "target_length": 114,
+        "rows": 128,
+        "schedule.shape": "cosine",
+        "optimizer.scale_by_rms": True,
+    },
+    "mbart_cc": {"objective.noise_density": 0.35, "objective.mean_span_length": 3.5, "steps": 500_000},
+    "xlmr_base": {"steps": 1_500_000, "rows": 8192, "objective.mask_probability": 0.15},
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_the_numbers_of_a_published_recipe_are_kept(name: str):
+    (stage,) = load_recipe(RECIPES[name]).stages
+    assert {path: functools.reduce(getattr, path.split("."), stage) for path in NUMBERS[name]} == NUMBERS[name]
 
 
 def test_every_shipped_recipe_has_its_promise_here():
