@@ -12,6 +12,7 @@ import yaml
 from megas2s import files
 from megas2s.recipe import dump_recipe, load_recipe
 from megas2s.train import checkpoint
+from megas2s.train.metrics import tag
 
 pytestmark = [pytest.mark.slow, pytest.mark.ranks]
 
@@ -94,7 +95,7 @@ def test_tensorboard_shows_the_same_and_the_samples(run, metrics):
     board = EventAccumulator(str(run / "tensorboard" / "both"))
     board.Reload()
     written = {
-        (f"{line['kind']}/{key}", line["step"]): value
+        (tag(line["kind"], key), line["step"]): value
         for line in metrics
         for key, value in line.items()
         if key not in ("stage", "kind", "step")

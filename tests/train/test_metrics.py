@@ -83,12 +83,13 @@ def test_tensorboard_gets_the_same_scalars(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     metrics = MetricsLog(tmp_path, "mlm", resumed_at=0, tensorboard=True)
-    metrics.scalars("heldout", 5, {"loss/mlm/en": 2.5})
+    metrics.scalars("heldout", 5, {"loss/mlm": 3.5, "loss/mlm/en": 2.5})
     metrics.text("samples", 5, "hello")
     metrics.close()
     board = EventAccumulator(str(tmp_path / "tensorboard" / "mlm"))
     board.Reload()
-    assert [(event.step, event.value) for event in board.Scalars("heldout/loss/mlm/en")] == [(5, 2.5)]
+    assert [(event.step, event.value) for event in board.Scalars("heldout/loss/mlm")] == [(5, 3.5)]
+    assert [(event.step, event.value) for event in board.Scalars("heldout_languages/loss/mlm/en")] == [(5, 2.5)]
     assert board.Tags()["tensors"] == ["samples/text_summary"]
 
 
