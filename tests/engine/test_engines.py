@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ZERO = ("zero0", "zero1", "zero2", "zero3")
 # bf16 keeps 8 bits: gradients are rounded per rank before they are summed, so layouts differ in the last bit.
 BF16_TOLERANCE = 2e-3
+IN_BF16 = ("plain", "resumed", "tried", "frozen", "scaled")  # what rounding or fp32 masters could make another case
 
 Results = Callable[..., dict]
 
@@ -31,10 +32,11 @@ def results(tmp_path_factory: pytest.TempPathFactory, script, ranks) -> Results:
     def result(engine: str, precision: str, variant: str) -> dict:
         kind = ("local" if engine == "local" else "zero", precision)
         if kind not in done:
+            variants = IN_BF16 if precision == "bf16" else ()
             run = (
-                script(PROGRAM, folder, "local", precision, timeout=300)
+                script(PROGRAM, folder, "local", precision, *variants, timeout=300)
                 if engine == "local"
-                else ranks(2, PROGRAM, folder, configs, precision, timeout=900)
+                else ranks(2, PROGRAM, folder, configs, precision, *variants, timeout=900)
             )
             assert run.returncode == 0, run.stdout[-4000:]
             done.add(kind)
@@ -78,10 +80,9 @@ def test_gradients_of_the_first_step_equal_the_local_engine_s(results: Results, 
     assert worst <= 1e-6 * largest
 
 
-@pytest.mark.parametrize("shape", ["plain", "post", "t5"])
 @pytest.mark.parametrize("engine", ZERO)
-def test_bf16_stays_within_its_rounding(results: Results, engine: str, shape: str):
-    local, zero = results("local", "bf16", shape), results(engine, "bf16", shape)
+def test_bf16_stays_within_its_rounding(results: Results, engine: str):
+    local, zero = results("local", "bf16", "plain"), results(engine, "bf16", "plain")
     assert zero["losses"] == pytest.approx(local["losses"], rel=BF16_TOLERANCE)
 
 
@@ -112,10 +113,9 @@ def test_steps_scaled_by_the_weights_equal_the_local_engine_s(results: Results, 
     assert shared["losses"] == pytest.approx(low["losses"], rel=BF16_TOLERANCE)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("engine", ["local", *ZERO])
-def test_scaled_steps_resume_with_the_same_bits(results: Results, engine: str, precision: str):
-    straight, resumed = results(engine, precision, "scaled"), results(engine, precision, "scaled_resumed")
+def test_scaled_steps_resume_with_the_same_bits(results: Results, engine: str):
+    straight, resumed = results(engine, "fp32", "scaled"), results(engine, "fp32", "scaled_resumed")
     assert resumed["losses"] == straight["losses"]
     assert resumed["hash"] == straight["hash"]
 
@@ -138,10 +138,9 @@ def test_a_frozen_encoder_has_no_moments_and_does_not_move_by_a_bit(results: Res
     assert frozen["with_moments"] == [name for name in plain["with_moments"] if not name.startswith("encoder.")]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("engine", ["local", *ZERO])
-def test_recomputed_layers_behind_a_frozen_encoder_give_the_same_losses(results: Results, engine: str, precision: str):
-    stored, recomputed = results(engine, precision, "frozen"), results(engine, precision, "recomputed")
+def test_recomputed_layers_behind_a_frozen_encoder_give_the_same_losses(results: Results, engine: str):
+    stored, recomputed = results(engine, "fp32", "frozen"), results(engine, "fp32", "recomputed")
     assert recomputed["losses"] == stored["losses"][: len(recomputed["losses"])]
 
 
