@@ -93,8 +93,9 @@ class Entry(NamedTuple):
 
 def read_split(data: Examples, split: SplitName) -> list[Entry]:
     """What the files of a split hold, one language after the other."""
+    places = {language: place for place, language in enumerate(data.languages)}
     return [
-        Entry(record, data.languages.index(language), f"{path}, line {line}")
+        Entry(record, places[language], f"{path}, line {line}")
         for language, path in data.named(split).items()
         for line, record in read_records(path, header=data.header_of(split))
     ]

@@ -86,16 +86,11 @@ class Contrasting:
 
         None where a row only fills a batch up, nor where all others of its group do.
         """
-        real = batch["sample"] >= 0
-        units, everyone = self.units(batch["input_ids"].shape[1]), real
-        if self.group > len(real):
-            everyone = dist.gather(real.float()) > 0
-        together = everyone.view(-1, self.group).sum(1) * units
-        if self.group > len(real):
-            together = together.expand(len(real))
-        else:
-            together = together.repeat_interleave(self.group)
-        return (real & (together > 1)).float() * units
+        real, units = batch["sample"] >= 0, self.units(batch["input_ids"].shape[1])
+        everyone = dist.gather(real.float()) if self.group > len(real) else real.float()
+        together = everyone.view(-1, self.group).sum(1).repeat_interleave(self.group) * units
+        # Over all ranks there is one group, of which every rank's rows are alike.
+        return (real & (together[: len(real)] > 1)).float() * units
 
     def parts(self, states: tuple[Tensor, ...], batch: dict[str, Tensor], step: int | None) -> dict[str, Part]:
         """The loss of the states of both views, (B, S, D) each, and how often a sentence finds its pair."""

@@ -66,17 +66,18 @@ def ngrams(
     runs = np.convolve(free, np.ones(size, dtype=np.int64))[size - 1 : len(row)]  # free tokens from each place on
     starts = np.flatnonzero(runs == size)
     chosen = _spread(starts[whole[starts + size // 2]], rng, count=count, size=size)
-    taken = np.zeros(len(row) + 2 * size, dtype=bool)  # places where no n-gram can begin any more, from -size + 1 on
-    for start in chosen:
-        taken[start + 1 : start + 2 * size] = True
-    if len(chosen) < count:
-        for start in rng.permutation(starts).tolist():
-            if not taken[start + size]:
-                chosen.append(start)
-                taken[start + 1 : start + 2 * size] = True
-                if len(chosen) == count:
-                    break
-    return sorted(chosen)
+    return chosen if len(chosen) == count else _filled_up(chosen, starts, rng, count=count, size=size)
+
+
+def _filled_up(chosen: list[int], starts: np.ndarray, rng: np.random.Generator, *, count: int, size: int) -> list[int]:
+    """The n-grams chosen and, in random order, others that do not overlap with them, up to `count` where there are."""
+    free = np.ones(starts.max(initial=0) + 2 * size, dtype=bool)  # whether one may begin at a place, `size` to its left
+    found: list[int] = []
+    for start in (*chosen, *rng.permutation(starts).tolist()):
+        if len(found) < count and free[start + size]:
+            found.append(start)
+            free[start + 1 : start + 2 * size] = False
+    return sorted(found)
 
 
 def _spread(starts: np.ndarray, rng: np.random.Generator, *, count: int, size: int) -> list[int]:
