@@ -1,6 +1,7 @@
-"""Means and deviations over seeds of everything the page compares: python table.py HELDOUT, from the runs' folder.
+"""What the page compares, as two tables: python table.py HELDOUT, from the folder of the runs.
 
-HELDOUT is what `heldout.py` printed for all arms and seeds: a folder of weights and its loss, parted by a tab.
+HELDOUT is what `heldout.py` printed: for each arm and seed a folder of weights and its loss, parted by a tab. The first
+table has means and deviations over seeds; the second those of the difference from plain denoising with the same seed.
 """
 
 from __future__ import annotations
@@ -8,44 +9,72 @@ from __future__ import annotations
 import json
 import statistics
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-ARMS, SEEDS = ("plain", "denoise", "contrast", "both"), (17, 18, 19)
-TASKS = {
-    "cola": ("classify", ["accuracy", "matthews"]),
-    "sts": ("regress", ["pearson", "spearman"]),
-    "pos": ("tag", ["accuracy"]),
-    "translate": ("seq2seq", ["chrf"]),
-}
+START = "runs/spine/seq2seq_from_scratch/seq2seq/weights"  # continued by all arms, and an arm of its own
+ARMS, SEEDS = ("start", "plain", "denoise", "contrast", "both"), (17, 18, 19)
+SCORES = [  # task, test set, score
+    ("cola", "all", "matthews"),
+    ("sts", "all", "pearson"),
+    ("sts", "all", "spearman"),
+    ("translate", "all", "chrf"),
+    *(("pos", language, "accuracy") for language in ("en", "de", "es", "fr", "hi", "ja")),
+]
+
+Values = Callable[[str], Sequence[float]]  # an arm's, seed by seed
 
 
-def cell(values: list[float], digits: int) -> str:
-    """Mean and deviation of a sample."""
-    if len(values) < 2:
-        return f"{values[0]:.{digits}f}" if values else "-"
-    return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+def cell(values: Sequence[float], *, sign: str = "") -> str:
+    """Mean and deviation of a sample; a lone value is one that has no seed."""
+    if len(set(values)) == 1:
+        return f"{values[0]:{sign}.3f}"
+    return f"{statistics.mean(values):{sign}.3f} ± {statistics.stdev(values):.3f}"
 
 
-def scores(arm: str, task: str, language: str, name: str) -> list[float]:
-    """A score on the test set, seed by seed."""
-    paths = [Path(f"runs/e2s2_tasks/{task}_{arm}_{seed}/results.json") for seed in SEEDS]
-    return [json.loads(path.read_text())["test"][language][name] for path in paths if path.is_file()]
+def score(task: str, test: str, name: str) -> Values:
+    """A score on a test set."""
+
+    def of(arm: str) -> list[float]:
+        paths = [Path(f"runs/e2s2_tasks/{task}_{arm}_{seed}/results.json") for seed in SEEDS]
+        return [json.loads(path.read_text())["test"][test][name] for path in paths]
+
+    return of
+
+
+def losses(path: str) -> Values:
+    """The held-out loss under plain denoising."""
+    found = dict(line.split("\t") for line in Path(path).read_text().splitlines())
+
+    def of(arm: str) -> list[float]:
+        folders = [START if arm == "start" else f"runs/e2s2/{arm}_{seed}/continued/weights" for seed in SEEDS]
+        return [float(found[folder]) for folder in folders]
+
+    return of
+
+
+def table(columns: dict[str, Values], arms: Sequence[str], *, against: str | None = None) -> None:
+    """One row an arm."""
+    print("| | " + " | ".join(columns) + " |")
+    print("|---|" + "---:|" * len(columns))
+    for arm in arms:
+        cells = []
+        for values in columns.values():
+            own = values(arm)
+            if against is not None:
+                own = [value - other for value, other in zip(own, values(against), strict=True)]
+            cells.append(cell(own, sign="+" if against is not None else ""))
+        print(f"| {arm} | " + " | ".join(cells) + " |")
 
 
 def main() -> None:
-    """One row an arm."""
-    losses = dict(line.split("\t") for line in Path(sys.argv[1]).read_text().splitlines())
-    columns = ["held-out loss", *(f"{task} {name}" for task, (_, names) in TASKS.items() for name in names)]
-    languages = ["en", "de", "es", "fr", "hi", "ja"]
-    print("| | " + " | ".join([*columns, *(f"pos {language}" for language in languages)]) + " |")
-    print("|---|" + "---:|" * (len(columns) + len(languages)))
-    for arm in ARMS:
-        folders = [f"runs/e2s2/{arm}_{seed}/continued/weights" for seed in SEEDS]
-        row = [cell([float(losses[folder]) for folder in folders if folder in losses], 4)]
-        for task, (_, names) in TASKS.items():
-            row += [cell(scores(arm, task, "all", name), 3) for name in names]
-        row += [cell(scores(arm, "pos", language, "accuracy"), 3) for language in languages]
-        print(f"| {arm} | " + " | ".join(row) + " |")
+    """Both tables."""
+    columns = {"held-out loss": losses(sys.argv[1])}
+    for task, test, name in SCORES:
+        columns[f"{task} {test}" if task == "pos" else f"{task} {name}"] = score(task, test, name)
+    table(columns, ARMS)
+    print()
+    table(columns, [arm for arm in ARMS if arm != "plain"], against="plain")
 
 
 main()
