@@ -1,7 +1,8 @@
-"""What the page compares, as two tables: python table.py HELDOUT, from the folder of the runs.
+"""What the page compares, as three tables: python table.py HELDOUT, from the folder of the runs.
 
 HELDOUT is what `heldout.py` printed: for each arm and seed a folder of weights and its loss, parted by a tab. The first
-table has means and deviations over seeds; the second those of the difference from plain denoising with the same seed.
+table has means and deviations over seeds; the second those of the difference from plain denoising with the same seed;
+the third what the encoder has learned, as the runs themselves have logged it.
 """
 
 from __future__ import annotations
@@ -22,11 +23,21 @@ SCORES = [  # task, test set, score
     *(("pos", language, "accuracy") for language in ("en", "de", "es", "fr", "hi", "ja")),
 ]
 
+LEARNED = {  # of the last held-out report; "" where an arm has no such part
+    "L_de": "loss/denoise",
+    "accuracy": "measure/denoise_accuracy",
+    **{f"F1 {kind}": f"measure/denoise_f1_{kind}" for kind in ("original", "shuffled", "replaced")},
+    "contrast": "loss/contrast",
+    "nearest is its own": "measure/contrast_accuracy",
+}
+
 Values = Callable[[str], Sequence[float]]  # an arm's, seed by seed
 
 
 def cell(values: Sequence[float], *, sign: str = "") -> str:
     """Mean and deviation of a sample; a lone value is one that has no seed."""
+    if not values:
+        return ""
     if len(set(values)) == 1:
         return f"{values[0]:{sign}.3f}"
     return f"{statistics.mean(values):{sign}.3f} ± {statistics.stdev(values):.3f}"
@@ -53,6 +64,17 @@ def losses(path: str) -> Values:
     return of
 
 
+def learned(name: str) -> Values:
+    """What a run says of its held-out rows at its end."""
+
+    def of(arm: str) -> list[float]:
+        texts = [Path(f"runs/e2s2/{arm}_{seed}/metrics.jsonl").read_text().splitlines() for seed in SEEDS]
+        ends = [[line for line in map(json.loads, text) if line["kind"] == "heldout"][-1] for text in texts]
+        return [end[name] for end in ends if name in end]
+
+    return of
+
+
 def table(columns: dict[str, Values], arms: Sequence[str], *, against: str | None = None) -> None:
     """One row an arm."""
     print("| | " + " | ".join(columns) + " |")
@@ -68,13 +90,15 @@ def table(columns: dict[str, Values], arms: Sequence[str], *, against: str | Non
 
 
 def main() -> None:
-    """Both tables."""
+    """All three."""
     columns = {"held-out loss": losses(sys.argv[1])}
     for task, test, name in SCORES:
         columns[f"{task} {test}" if task == "pos" else f"{task} {name}"] = score(task, test, name)
     table(columns, ARMS)
     print()
     table(columns, [arm for arm in ARMS if arm != "plain"], against="plain")
+    print()
+    table({column: learned(name) for column, name in LEARNED.items()}, ["denoise", "contrast", "both"])
 
 
 main()
