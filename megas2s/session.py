@@ -23,7 +23,8 @@ from megas2s.engine.base import Engine, Losses, Precision, Setup
 from megas2s.engine.optim import AdamW
 from megas2s.models.config import ModelConfig
 from megas2s.models.freezing import freeze
-from megas2s.models.transformer import Network, build
+from megas2s.models.init import first_values
+from megas2s.models.transformer import Network, construct
 from megas2s.rng import torch_seed
 from megas2s.train import agree, checkpoint, lock, record
 from megas2s.train.ledger import peak_flops
@@ -135,10 +136,11 @@ def train_session(session: Session, *, saved_step: int) -> None:
 
 
 def setup(session: Session, initial: Callable[[str], Tensor | None]) -> Setup:
-    """What an engine needs of a session whose weights begin as `initial` says."""
+    """What an engine needs of a session whose weights begin as `initial` says, at random where it says nothing."""
+    fresh = first_values(session.config, torch_seed(session.seed, "init", session.stage))
 
-    def construct() -> Network:
-        model = build(session.config)
+    def built() -> Network:
+        model = construct(session.config)
         model.frozen_dropout = session.frozen_dropout
         freeze(model, session.freeze)
         model.checkpoint_layers(session.activation_checkpointing)
@@ -147,15 +149,14 @@ def setup(session: Session, initial: Callable[[str], Tensor | None]) -> Setup:
         return model
 
     return Setup(
-        build=construct,
-        initial=initial,
+        build=built,
+        initial=lambda name: fresh(name) if (carried := initial(name)) is None else carried,
         losses=session.losses,
         optimizer=session.optimizer,
         precision=session.precision,
         micro_batch=session.micro_batch,
         micro_batches=session.rows // (session.micro_batch * dist.place().world_size),
         languages=len(session.languages),
-        init_seed=torch_seed(session.seed, "init", session.stage),
         dropout_seed=lambda step, index, rank: torch_seed(session.seed, "dropout", session.stage, step, index, rank),
     )
 

@@ -13,10 +13,10 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from megas2s import files
@@ -26,9 +26,9 @@ from megas2s.convert.names import Entry, Family, Part, Settings, in_their_words
 from megas2s.convert.tensors import HubTensors
 from megas2s.errors import BadCheckpoint, BadConfig
 from megas2s.models.config import ModelConfig
-from megas2s.models.heads import MaskedHead
-from megas2s.models.init import seeded
+from megas2s.models.init import first_values
 from megas2s.models.parameters import owners, parameter_shapes
+from megas2s.rng import torch_seed
 
 BESIDE = "megas2s.json"  # written by our export: what config.json has no key for
 HEAD, RANDOM = "mlm_head", "random"  # in the metadata of weights whose head no one has trained
@@ -215,8 +215,5 @@ def _reader(hub: HubTensors, entry: Entry) -> Callable[[], Tensor]:
 
 
 def _fresh_head(config: ModelConfig) -> dict[str, Callable[[], Tensor]]:
-    with seeded(0, "convert", "mlm head"):
-        embedding = torch.nn.Parameter(torch.empty(config.vocab_size, config.embedding_width, device="meta"))
-        head = MaskedHead(config, weight=embedding)
-    made = {f"mlm.{name}": parameter.detach() for name, parameter in head.named_parameters() if name != "weight"}
-    return {name: tensor.clone for name, tensor in made.items()}
+    fresh = first_values(config, torch_seed(0, "convert", "mlm head"))
+    return {name: partial(fresh, name) for name in parameter_shapes(config) if name.startswith("mlm.")}

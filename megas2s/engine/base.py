@@ -72,15 +72,14 @@ class Losses(Protocol):
 class Setup:
     """Everything an engine needs to begin a stage."""
 
-    build: Callable[[], Network]  # constructs the model, with its frozen parameters marked
-    initial: Callable[[str], Tensor | None]  # canonical name -> starting value in fp32, None keeps the random one
+    build: Callable[[], Network]  # constructs the model, weights empty, its frozen parameters marked
+    initial: Callable[[str], Tensor]  # canonical name -> starting value in fp32
     losses: Losses
     optimizer: AdamW
     precision: Precision
     micro_batch: int  # rows per rank and forward pass
     micro_batches: int  # forward passes per optimizer step
     languages: int
-    init_seed: int
     dropout_seed: Callable[[int, int, int], int]  # (step, micro-batch, rank) -> seed
 
 

@@ -27,6 +27,7 @@ from megas2s.engine.base import (
 )
 from megas2s.engine.optim import adamw, parameter_groups, rms_scales, set_lr
 from megas2s.errors import BadConfig
+from megas2s.models.init import fill
 
 
 class LocalEngine:
@@ -39,12 +40,8 @@ class LocalEngine:
             )
         self._setup = setup
         self._device = dist.device()
-        torch.manual_seed(setup.init_seed)
         model = setup.build()
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if (value := setup.initial(name)) is not None:
-                    parameter.copy_(value)
+        fill(model, setup.initial)
         self._model = model.to(self._device)
         self._trained = TrainedModel(self._model, setup.losses)
         self._masters = _fp32_masters(self._model, DTYPES[setup.precision])
@@ -82,12 +79,11 @@ class LocalEngine:
 
     def values(self) -> Iterator[tuple[str, Tensor]]:
         """Parameters in fp32; the frozen ones as they were loaded."""
-        for name, parameter in self._model.named_parameters():
+        for name, _ in self._model.named_parameters():
             if name in self._masters:
                 yield name, self._masters[name].detach()
             else:
-                loaded = self._setup.initial(name)
-                yield name, parameter.detach().float() if loaded is None else loaded
+                yield name, self._setup.initial(name)
 
     def moments(self) -> Iterator[tuple[str, Tensor]]:
         """AdamW's two moments of every trainable parameter."""

@@ -166,13 +166,8 @@ class ZeroEngine:
         for name, parameter in self._parameters.items():
             if parameter.requires_grad:
                 yield name, zero_state.read(self._engine, parameter)
-            elif name in self._loaded:
-                if self._place.rank == 0 and (loaded := self._setup.initial(name)) is not None:
-                    yield name, loaded
-            else:
-                with _gathered(parameter):
-                    value = parameter.detach().float().clone()
-                yield name, value
+            elif self._place.rank == 0:
+                yield name, self._setup.initial(name)
 
     def moments(self) -> Iterator[tuple[str, Tensor]]:
         """Adam's two moments of every trainable parameter, gathered one at a time onto every rank."""
@@ -213,8 +208,6 @@ class ZeroEngine:
 
     def _build(self, config: dict[str, Any]) -> Network:
         """The model with its starting weights; under ZeRO-3 no rank ever holds all of it."""
-        torch.manual_seed(self._setup.init_seed)
-        self._loaded: set[str] = set()
         if self._stage < 3:
             model = self._setup.build()
         else:
@@ -222,19 +215,16 @@ class ZeroEngine:
             with deepspeed.zero.Init(config_dict_or_path=config):
                 model = self._setup.build()
         for name, parameter in model.named_parameters():
-            value = self._setup.initial(name)
-            if value is not None:
-                self._loaded.add(name)
-                with _gathered(parameter, modifier_rank=0), torch.no_grad():
-                    if self._stage < 3 or self._place.rank == 0:
-                        parameter.copy_(value)
+            with _gathered(parameter), torch.no_grad():
+                if self._stage < 3 or self._place.rank == 0:
+                    parameter.copy_(self._setup.initial(name))
         return model
 
     def _restore_masters(self) -> None:
         """Set the fp32 masters from the fp32 starting weights that the low-precision model was rounded from."""
         for name, parameter in self._parameters.items():
-            if parameter.requires_grad and (value := self._setup.initial(name)) is not None:
-                zero_state.write(self._engine, parameter, value.to(self._device))
+            if parameter.requires_grad:
+                zero_state.write(self._engine, parameter, self._setup.initial(name).to(self._device))
 
     def _clip(self) -> float:
         """Clip the averaged fp32 gradients of ZeRO-0, equal on every rank, by their norm; returns the norm."""
@@ -270,13 +260,11 @@ def _no_memory_reports() -> Iterator[None]:
         bf16_optimizer.see_memory_usage = original
 
 
-def _gathered(parameter: nn.Parameter, modifier_rank: int | None = None) -> contextlib.AbstractContextManager[Any]:
-    """The parameter whole inside the block; only ZeRO-3 scatters it."""
+def _gathered(parameter: nn.Parameter) -> contextlib.AbstractContextManager[Any]:
+    """The parameter whole inside the block, and rank 0's value of it afterwards; only ZeRO-3 scatters it."""
     if not hasattr(parameter, "ds_id"):
         return contextlib.nullcontext()
-    gathered: contextlib.AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(
-        [parameter], modifier_rank=modifier_rank
-    )
+    gathered: contextlib.AbstractContextManager[Any] = deepspeed.zero.GatheredParameters([parameter], modifier_rank=0)
     return gathered
 
 

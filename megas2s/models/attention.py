@@ -12,20 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from megas2s.models.config import ModelConfig
-from megas2s.models.init import fill_normal
 
 
 class Linear(nn.Linear):
-    """A linear map with normal weights and, where it has one, a zero bias."""
-
-    def __init__(self, inputs: int, outputs: int, *, init_std: float, bias: bool = True) -> None:
-        super().__init__(inputs, outputs, bias=bias)
-        fill_normal(self.weight, init_std)
-        if bias:
-            nn.init.zeros_(self.bias)
+    """A linear map."""
 
     def reset_parameters(self) -> None:
-        """Leave the values to the constructor, which knows the deviation."""
+        """Leave the values to `init`, which goes by name."""
 
 
 class Attention(nn.Module):
@@ -40,12 +33,10 @@ class Attention(nn.Module):
         self.num_heads = config.num_heads
         self.scale = None if config.scale_attention else 1.0
         self.dropout = config.attention_dropout
-        # Where scores are not scaled, the queries' weights begin smaller by as much (Mesh TensorFlow, T5).
-        unscaled = 1 if config.scale_attention else config.head_width
-        self.q = Linear(width, inner, init_std=config.deviation(width * unscaled), bias=bias)
-        self.k = Linear(width, inner, init_std=config.deviation(width), bias=bias)
-        self.v = Linear(width, inner, init_std=config.deviation(width), bias=bias)
-        self.out = Linear(inner, width, init_std=config.deviation(inner), bias=bias)
+        self.q = Linear(width, inner, bias=bias)
+        self.k = Linear(width, inner, bias=bias)
+        self.v = Linear(width, inner, bias=bias)
+        self.out = Linear(inner, width, bias=bias)
 
     def forward(self, hidden: Tensor, memory: Tensor, mask: Tensor | None = None, *, causal: bool = False) -> Tensor:
         """What positions of `hidden` (B, T, D) gather from `memory` (B, S, D): (B, T, D)."""

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from megas2s.models.attention import Linear
 from megas2s.models.config import ModelConfig
-from megas2s.models.init import fill_normal
 from megas2s.models.layers import drop, norm
 from megas2s.models.loss import cross_entropy
 from megas2s.models.output import TokenLoss
@@ -24,10 +23,8 @@ class VocabularyHead(nn.Module):
 
     def __init__(self, config: ModelConfig, *, weight: nn.Parameter | None = None) -> None:
         super().__init__()
-        if weight is None:
-            weight = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
-            fill_normal(weight, config.deviation(config.hidden_size))
-        self.weight = weight
+        shape = (config.vocab_size, config.hidden_size)
+        self.weight = nn.Parameter(torch.empty(shape)) if weight is None else weight
         self.scale = config.hidden_size**-0.5 if config.scale_head else None
 
     def forward(self, hidden: Tensor, labels: Tensor | None = None, *, drop_ignored: bool = True) -> TokenLoss | Tensor:
@@ -50,7 +47,7 @@ class MaskedHead(nn.Module):
         self.weight = weight
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
         width, narrow = config.hidden_size, config.embedding_width
-        self.dense = Linear(width, narrow, init_std=config.deviation(width))
+        self.dense = Linear(width, narrow)
         self.norm = norm(config, width=narrow)
 
     def forward(self, hidden: Tensor, labels: Tensor | None = None, *, drop_ignored: bool = True) -> TokenLoss | Tensor:
@@ -66,7 +63,7 @@ class TokenHead(Linear):
 
     def __init__(self, config: ModelConfig) -> None:
         width = config.hidden_size
-        super().__init__(width, config.token_classes, init_std=config.deviation(width))
+        super().__init__(width, config.token_classes)
         self.dropout = config.dropout
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -81,8 +78,8 @@ class TextHead(nn.Module):
         super().__init__()
         width = config.hidden_size
         self.dropout = config.dropout
-        self.dense = Linear(width, width, init_std=config.deviation(width))
-        self.out = Linear(width, config.text_classes, init_std=config.deviation(width))
+        self.dense = Linear(width, width)
+        self.out = Linear(width, config.text_classes)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, D), one state of each text -> (B, classes)."""

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from megas2s.models.attention import Attention, Linear
 from megas2s.models.config import ModelConfig
-from megas2s.models.init import fill_normal
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -30,12 +29,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class Table(nn.Module):
     """A lookup table. Given `weight` it holds that same parameter: this is how embeddings are tied."""
 
-    def __init__(self, rows: int, width: int, *, init_std: float, weight: nn.Parameter | None = None) -> None:
+    def __init__(self, rows: int, width: int, *, weight: nn.Parameter | None = None) -> None:
         super().__init__()
-        if weight is None:
-            weight = nn.Parameter(torch.empty(rows, width))
-            fill_normal(weight, init_std)
-        self.weight = weight
+        self.weight = nn.Parameter(torch.empty(rows, width)) if weight is None else weight
 
     def forward(self, ids: Tensor) -> Tensor:
         """One row per id: (...) -> (..., D)."""
@@ -76,9 +72,9 @@ class FeedForward(nn.Module):
         width, inner, bias = config.hidden_size, config.ffn_size, config.biases
         self.activation = ACTIVATIONS[config.activation]
         self.dropout = config.ffn_dropout
-        self.gate = Linear(width, inner, init_std=config.deviation(width), bias=bias) if config.gated else None
-        self.up = Linear(width, inner, init_std=config.deviation(width), bias=bias)
-        self.down = Linear(inner, width, init_std=config.deviation(inner), bias=bias)
+        self.gate = Linear(width, inner, bias=bias) if config.gated else None
+        self.up = Linear(width, inner, bias=bias)
+        self.down = Linear(inner, width, bias=bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, S, D) -> (B, S, D)."""

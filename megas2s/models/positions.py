@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from megas2s.models.config import ModelConfig
-from megas2s.models.init import fill_normal
 
 
 class RelativeBias(nn.Module):
@@ -27,7 +26,6 @@ class RelativeBias(nn.Module):
         self.max_distance = config.relative_max_distance
         self.causal = causal
         self.weight = nn.Parameter(torch.empty(config.relative_buckets, config.num_heads))
-        fill_normal(self.weight, config.deviation(config.hidden_size))
 
     def forward(self, length: int, mask: Tensor | None, dtype: torch.dtype) -> Tensor:
         """What is added to the scores of `length` positions in `dtype`: (1, H, S, S), or (B, H, S, S) with a mask.

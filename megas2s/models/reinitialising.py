@@ -17,9 +17,9 @@ from fnmatch import fnmatchcase
 from torch import Tensor
 
 from megas2s.models.config import ModelConfig
-from megas2s.models.init import seeded
-from megas2s.models.parameters import canonical_parameters, parameter_shapes
-from megas2s.models.transformer import build
+from megas2s.models.init import first_values
+from megas2s.models.parameters import parameter_shapes
+from megas2s.rng import torch_seed
 from megas2s.spec import nearest
 
 
@@ -39,12 +39,8 @@ def reinitialised_names(config: ModelConfig, patterns: Sequence[str]) -> set[str
 def reinitialised(
     config: ModelConfig, value: Callable[[str], Tensor], names: set[str], *, seed: int
 ) -> Iterator[tuple[str, Tensor]]:
-    """Every canonical tensor in turn: those of `names` fresh, in the dtype that they had, the rest as `value` has them.
-
-    Holds a fresh model of the whole shape.
-    """
-    with seeded(seed, "reinitialise"):
-        fresh = canonical_parameters(build(config))
+    """Every canonical tensor in turn: those of `names` fresh in the dtype that they had, the rest from `value`."""
+    fresh = first_values(config, torch_seed(seed, "reinitialise"))
     for name in parameter_shapes(config):
         kept = value(name)
-        yield name, fresh[name].detach().to(kept.dtype) if name in names else kept
+        yield name, fresh(name).to(kept.dtype) if name in names else kept

@@ -24,6 +24,7 @@ from megas2s.models.attention import Linear, causal_mask, padding_mask, segment_
 from megas2s.models.config import ModelConfig
 from megas2s.models.freezing import quiet_frozen
 from megas2s.models.heads import MaskedHead, TextHead, TokenHead, VocabularyHead
+from megas2s.models.init import fill, first_values
 from megas2s.models.layers import DecoderLayer, EncoderLayer, Table, drop, norm
 from megas2s.models.output import ModelOutput, VocabularyLoss
 from megas2s.models.parameters import aliases
@@ -39,21 +40,22 @@ class Stack(nn.Module):
         self, config: ModelConfig, layers: Sequence[nn.Module], *, embedding: nn.Parameter | None, causal: bool
     ) -> None:
         super().__init__()
-        width, std = config.embedding_width, config.deviation(1)
+        width = config.embedding_width
         learned = config.has_learned_positions
-        self.embed = Table(config.vocab_size, width, init_std=std, weight=embedding)
-        self.positions = Table(config.max_positions, width, init_std=std) if learned else None
+        self.embed = Table(config.vocab_size, width, weight=embedding)
+        self.positions = Table(config.max_positions, width) if learned else None
         self.relative_bias = None if learned else RelativeBias(config, causal=causal)
         typed = config.segment_types and not causal  # types tell the texts of a source apart
-        self.types = Table(config.segment_types, width, init_std=std) if typed else None
+        self.types = Table(config.segment_types, width) if typed else None
         self.embed_norm = norm(config, width=width, dropout=config.dropout) if config.embed_norm else None
         narrow = config.embedding_size is not None
-        self.projection = Linear(width, config.hidden_size, init_std=config.deviation(width)) if narrow else None
+        self.projection = Linear(width, config.hidden_size) if narrow else None
         self.layers = nn.ModuleList(layers)
         self.norm = norm(config, dropout=config.output_dropout) if config.norm_position == "pre" else None
         self.scale = config.hidden_size**0.5 if config.scale_embedding else None
         self.dropout = config.dropout
         self.max_positions = config.max_positions
+        self.ends = True  # whether the last layer is here; a part of a model may lack it
         self.checkpointed = False  # recompute each layer in the backward pass instead of storing its activations
 
     def embedded(self, ids: Tensor, segments: Tensor | None, types: Tensor | None = None, *, first: int = 0) -> Tensor:
@@ -83,8 +85,8 @@ class Stack(nn.Module):
         return bias
 
     def ended(self, hidden: Tensor) -> Tensor:
-        """The stream after the last layer (B, S, D), normed where no layer has done it."""
-        return hidden if self.norm is None else self.norm(hidden)
+        """The stream after the layers (B, S, D), normed where they are the last ones and none has done it."""
+        return self.norm(hidden) if self.ends and self.norm is not None else hidden
 
     def run(self, layer: nn.Module, hidden: Tensor, *rest: Tensor | None) -> Tensor:
         """One layer, recomputed in the backward pass where that is asked for and there is one."""
@@ -103,10 +105,18 @@ class Encoder(Stack):
         super().__init__(config, layers, embedding=embedding, causal=False)
 
     def forward(
-        self, ids: Tensor, mask: Tensor | None = None, segments: Tensor | None = None, types: Tensor | None = None
+        self,
+        ids: Tensor,
+        mask: Tensor | None = None,
+        segments: Tensor | None = None,
+        types: Tensor | None = None,
+        hidden: Tensor | None = None,
     ) -> Tensor:
-        """(B, S) ids, a boolean mask that broadcasts to (B, H, S, S), (B, S) segments and types -> (B, S, D)."""
-        hidden = self.embedded(ids, segments, types)
+        """(B, S) ids, a boolean mask that broadcasts to (B, H, S, S), (B, S) segments and types -> (B, S, D).
+
+        Given `hidden` (B, S, D), the states of layers that lie elsewhere, it goes on from there.
+        """
+        hidden = self.embedded(ids, segments, types) if hidden is None else hidden
         mask = self.self_mask(hidden, mask)
         for layer in self.layers:
             hidden = self.run(layer, hidden, mask)
@@ -127,9 +137,10 @@ class Decoder(Stack):
         self_mask: Tensor | None = None,
         cross_mask: Tensor | None = None,
         segments: Tensor | None = None,
+        hidden: Tensor | None = None,
     ) -> Tensor:
-        """(B, T) ids, (B, S, D) memory -> (B, T, D); see `DecoderLayer` for the masks."""
-        hidden = self.embedded(ids, segments)
+        """(B, T) ids, (B, S, D) memory -> (B, T, D); see `DecoderLayer` for the masks, `Encoder` for `hidden`."""
+        hidden = self.embedded(ids, segments) if hidden is None else hidden
         self_mask = self.self_mask(hidden, self_mask)
         for layer in self.layers:
             hidden = self.run(layer, hidden, memory, self_mask, cross_mask)
@@ -168,13 +179,14 @@ class Model(nn.Module):
         attention_mask: Tensor | None = None,
         segment_ids: Tensor | None = None,
         token_type_ids: Tensor | None = None,
+        hidden: Tensor | None = None,
     ) -> Tensor:
-        """The encoder's states: (B, S) -> (B, S, D)."""
+        """The encoder's states: (B, S) -> (B, S, D); from `hidden` on, where the first layers lie elsewhere."""
         segments = _padding_apart(segment_ids, attention_mask)
         mask = None if attention_mask is None else padding_mask(attention_mask)
         if segments is not None:
             mask = segment_mask(segments, segments)
-        states: Tensor = self.encoder(input_ids, mask, segment_ids, token_type_ids)
+        states: Tensor = self.encoder(input_ids, mask, segment_ids, token_type_ids, hidden)
         return states
 
     def train(self, mode: bool = True) -> Model:
@@ -209,9 +221,11 @@ class EncoderModel(Model):
 
     def forward(self, batch: Mapping[str, Tensor]) -> ModelOutput:
         """Encode `input_ids`; see the head of this module for the fields."""
-        attention_mask = batch.get("attention_mask")
-        hidden = self.encode(**{name: batch[name] for name in SOURCE if name in batch})
-        masked = self._masked_loss(padded=attention_mask is not None)
+        return self.output(batch, self.encode(**{name: batch[name] for name in SOURCE if name in batch}))
+
+    def output(self, batch: Mapping[str, Tensor], hidden: Tensor) -> ModelOutput:
+        """The last states, with the heads that read them."""
+        masked = self._masked_loss(padded="attention_mask" in batch)
         return ModelOutput(hidden, None, masked, None, self.mlm, self.classes, self.text)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -229,7 +243,7 @@ class Seq2SeqModel(Model):
         shared: nn.Parameter | None = None
         if "shared.weight" in aliases(config):
             # Registered first, so that named_parameters calls the matrix shared.weight; never called itself.
-            self.shared = Table(config.vocab_size, config.hidden_size, init_std=config.deviation(1))
+            self.shared = Table(config.vocab_size, config.hidden_size)
             shared = self.shared.weight
         self.encoder = Encoder(config, embedding=shared)
         self.decoder = Decoder(config, embedding=shared)
@@ -239,18 +253,24 @@ class Seq2SeqModel(Model):
 
     def forward(self, batch: Mapping[str, Tensor]) -> ModelOutput:
         """Encode `input_ids`, decode `decoder_input_ids`; see the head of this module for the other fields."""
-        attention_mask, segment_ids = batch.get("attention_mask"), batch.get("segment_ids")
         memory = self.encode(**{name: batch[name] for name in SOURCE if name in batch})
-        hidden = self.decode(
+        return self.output(batch, memory, self.decoded(batch, memory))
+
+    def output(self, batch: Mapping[str, Tensor], memory: Tensor, hidden: Tensor) -> ModelOutput:
+        """The last states of both stacks, with the heads that read them."""
+        head = partial(self.head, drop_ignored="attention_mask" in batch)
+        return ModelOutput(memory, hidden, self._masked_loss(padded=True), head, self.mlm, self.classes, self.text)
+
+    def decoded(self, batch: Mapping[str, Tensor], memory: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """`decode` of a batch's fields."""
+        return self.decode(
             batch["decoder_input_ids"],
             memory,
-            attention_mask=attention_mask,
-            segment_ids=segment_ids,
+            attention_mask=batch.get("attention_mask"),
+            segment_ids=batch.get("segment_ids"),
             decoder_segment_ids=batch.get("decoder_segment_ids"),
+            hidden=hidden,
         )
-        padded = attention_mask is not None
-        head = partial(self.head, drop_ignored=padded)
-        return ModelOutput(memory, hidden, self._masked_loss(padded=True), head, self.mlm, self.classes, self.text)
 
     def decode(
         self,
@@ -260,8 +280,12 @@ class Seq2SeqModel(Model):
         attention_mask: Tensor | None = None,
         segment_ids: Tensor | None = None,
         decoder_segment_ids: Tensor | None = None,
+        hidden: Tensor | None = None,
     ) -> Tensor:
-        """The decoder's states, (B, T), (B, S, D) -> (B, T, D); `attention_mask` and `segment_ids` are the source's."""
+        """The decoder's states, (B, T), (B, S, D) -> (B, T, D); `attention_mask` and `segment_ids` are the source's.
+
+        From `hidden` on, where the first layers lie elsewhere.
+        """
         self_mask = None
         cross_mask = None if attention_mask is None else padding_mask(attention_mask)
         if decoder_segment_ids is not None:
@@ -271,7 +295,7 @@ class Seq2SeqModel(Model):
             causal = causal_mask(decoder_input_ids.shape[1], decoder_input_ids.device)
             self_mask = segment_mask(decoder_segment_ids, decoder_segment_ids) & causal
             cross_mask = segment_mask(decoder_segment_ids, sources)
-        states: Tensor = self.decoder(decoder_input_ids, memory, self_mask, cross_mask, decoder_segment_ids)
+        states: Tensor = self.decoder(decoder_input_ids, memory, self_mask, cross_mask, decoder_segment_ids, hidden)
         return states
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -283,9 +307,17 @@ class Seq2SeqModel(Model):
 Network = EncoderModel | Seq2SeqModel
 
 
-def build(config: ModelConfig) -> Network:
-    """The model that `config` describes, with random weights from torch's generator."""
+def construct(config: ModelConfig) -> Network:
+    """The model that `config` describes, its weights empty."""
     return Seq2SeqModel(config) if config.is_seq2seq else EncoderModel(config)
+
+
+def build(config: ModelConfig) -> Network:
+    """The model that `config` describes, with first values by a seed from torch's generator; on meta without any."""
+    model = construct(config)
+    if not any(parameter.is_meta for parameter in model.parameters()):
+        fill(model, first_values(config, int(torch.randint(1 << 62, (), device="cpu"))))
+    return model
 
 
 def _padding_apart(segments: Tensor | None, attention_mask: Tensor | None) -> Tensor | None:

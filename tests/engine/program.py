@@ -22,7 +22,7 @@ from megas2s.engine.base import MOMENTS, Setup
 from megas2s.engine.optim import AdamW
 from megas2s.models.config import ModelConfig
 from megas2s.models.freezing import freeze
-from megas2s.models.transformer import build
+from megas2s.models.transformer import build, construct
 from megas2s.objectives.base import Part, Plain
 from megas2s.rng import torch_seed
 from megas2s.train.samples import reconstructions
@@ -109,8 +109,8 @@ def setup(
     recomputed: bool = False,
     scaled: bool = False,
 ) -> Setup:
-    def construct():
-        model = build(config)
+    def built():
+        model = construct(config)
         freeze(model, frozen)
         model.checkpoint_layers(recomputed)
         if watch is not None:
@@ -118,7 +118,7 @@ def setup(
         return model
 
     return Setup(
-        build=construct,
+        build=built,
         initial=initial,
         losses=Reconstruction(),
         optimizer=AdamW(grad_clip=0.1, weight_decay=0.1, scale_by_rms=scaled),
@@ -126,7 +126,6 @@ def setup(
         micro_batch=MICRO_BATCH,
         micro_batches=ROWS // dist.place().world_size // MICRO_BATCH,
         languages=2,
-        init_seed=1,
         dropout_seed=lambda step, index, rank: torch_seed(1, "dropout", step, index, rank),
     )
 

@@ -42,14 +42,13 @@ class Sum(Plain):
 def summed(spec: Local | Zero) -> dict[str, float]:
     setup = Setup(
         build=Line,
-        initial=lambda name: None,
+        initial=lambda name: torch.eye(4),
         losses=Sum(),
         optimizer=AdamW(grad_clip=0.0),
         precision="bf16",
         micro_batch=1,
         micro_batches=MICRO_BATCHES,
         languages=1,
-        init_seed=1,
         dropout_seed=lambda step, index, rank: 0,
     )
     engine = make_engine(spec, setup)

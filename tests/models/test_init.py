@@ -1,9 +1,16 @@
+"""First values: of the right size, a function of name and seed, the same whoever draws them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
 import torch
 
 from megas2s.models.config import ModelConfig
-from megas2s.models.init import seeded
-from megas2s.models.parameters import canonical_parameters
-from megas2s.models.transformer import build
+from megas2s.models.init import fill, first_values, seeded
+from megas2s.models.parameters import canonical_parameters, parameter_shapes
+from megas2s.models.transformer import build, construct
 
 CONFIG = ModelConfig(
     vocab_size=500,
@@ -15,6 +22,17 @@ CONFIG = ModelConfig(
     max_positions=64,
     tying="untied",
     init_std=0.05,
+)
+T5 = dataclasses.replace(
+    CONFIG,
+    init="fan_in",
+    init_std=2.0,
+    positions="relative",
+    biases=False,
+    norm="rms",
+    scale_attention=False,
+    relative_buckets=64,
+    relative_max_distance=128,
 )
 
 
@@ -34,11 +52,44 @@ def test_weights_are_normal_biases_zero_and_norms_one():
             assert abs(value.mean().item()) < 0.005, name
 
 
+@pytest.mark.parametrize(
+    ("name", "inputs"),
+    [
+        ("encoder.embed.weight", 1),
+        ("encoder.relative_bias.weight", 64),
+        ("encoder.layers.0.self_attention.q.weight", 64 * 16),
+        ("encoder.layers.0.self_attention.k.weight", 64),
+        ("decoder.layers.0.cross_attention.out.weight", 64),
+        ("decoder.layers.0.ffn.up.weight", 64),
+        ("decoder.layers.0.ffn.down.weight", 128),
+        ("head.weight", 64),
+    ],
+)
+def test_t5_s_weights_are_divided_by_the_root_of_their_inputs(name: str, inputs: int):
+    """As transformers' `_init_weights` has it, after Mesh TensorFlow."""
+    assert first_values(T5, 3)(name).std().item() == pytest.approx(2.0 * inputs**-0.5, rel=0.1)
+
+
 def test_the_same_address_gives_the_same_weights_and_another_gives_others():
     first, again, other = values(1, "init", "mlm"), values(1, "init", "mlm"), values(1, "init", "seq2seq")
     name = "encoder.layers.0.ffn.up.weight"
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert not torch.equal(first[name], other[name])
+
+
+def test_a_parameter_begins_alike_in_models_that_have_other_ones_beside_it():
+    deeper = dataclasses.replace(CONFIG, num_encoder_layers=3, tying="tied_to_decoder")
+    shared = parameter_shapes(CONFIG).keys() & parameter_shapes(deeper).keys()
+    assert len(shared) > 20
+    assert all(torch.equal(first_values(CONFIG, 1)(name), first_values(deeper, 1)(name)) for name in shared)
+    up = "encoder.layers.{}.ffn.up.weight"
+    assert not torch.equal(first_values(deeper, 1)(up.format(0)), first_values(deeper, 1)(up.format(1)))
+
+
+def test_a_constructed_model_is_filled_with_them():
+    model = construct(CONFIG)
+    fill(model, first_values(CONFIG, 9))
+    assert all(torch.equal(p, first_values(CONFIG, 9)(name)) for name, p in canonical_parameters(model).items())
 
 
 def test_a_model_is_the_same_whatever_dtype_it_is_built_in():

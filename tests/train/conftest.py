@@ -9,7 +9,8 @@ from megas2s.engine.base import MOMENTS, Setup
 from megas2s.engine.local import LocalEngine
 from megas2s.engine.optim import AdamW
 from megas2s.models.freezing import freeze
-from megas2s.models.transformer import build
+from megas2s.models.init import first_values
+from megas2s.models.transformer import construct
 from megas2s.objectives.mlm import MLM
 from megas2s.train import checkpoint
 from megas2s.train.state import TrainState
@@ -22,21 +23,20 @@ def make_engine():
     """A tiny engine whose moments are told apart from each other and from the weights."""
 
     def make(*frozen: str) -> LocalEngine:
-        def construct():
-            model = build(CONFIG)
+        def built():
+            model = construct(CONFIG)
             freeze(model, frozen)
             return model
 
         setup = Setup(
-            build=construct,
-            initial=lambda name: None,
+            build=built,
+            initial=first_values(CONFIG, 1),
             losses=MLM(),
             optimizer=AdamW(),
             precision="fp32",
             micro_batch=1,
             micro_batches=1,
             languages=1,
-            init_seed=1,
             dropout_seed=lambda step, index, rank: 0,
         )
         engine = LocalEngine(setup)

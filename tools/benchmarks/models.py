@@ -152,17 +152,18 @@ def _full_labels(batch: Batch) -> Batch:
 def _engine(
     construct: Callable[[], nn.Module], losses: object, batch: Batch, precision: Precision
 ) -> tuple[LocalEngine, Callable[[], float]]:
+    torch.manual_seed(SEED)
+    model = construct()
     engine = LocalEngine(
         Setup(
-            build=construct,
-            initial=lambda name: None,
+            build=lambda: model,
+            initial=dict(model.named_parameters()).__getitem__,
             losses=losses,
             optimizer=AdamW(),
             precision=precision,
             micro_batch=len(batch["labels"]),
             micro_batches=1,
             languages=1,
-            init_seed=SEED,
             dropout_seed=lambda step, index, rank: SEED,
         )
     )
