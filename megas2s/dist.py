@@ -14,6 +14,32 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from megas2s.place import Place as Place
 from megas2s.place import place as place
 
+_pipe: dict[str, int] = {"stages": 1}  # of the engine that runs; a stage of a recipe sets it before all else
+_rows: dict[int, torch_dist.ProcessGroup] = {}
+
+
+def lay_out(pipe_stages: int) -> None:
+    """From now on so many ranks hold a model together: rank = pipe stage x data ranks + data rank."""
+    _pipe["stages"] = pipe_stages
+
+
+def data_place() -> Place:
+    """This rank's place among those that read different samples."""
+    here = place()
+    ranks = here.world_size // _pipe["stages"]
+    return Place(here.rank % ranks, ranks, here.local_rank)
+
+
+def _data_group() -> torch_dist.ProcessGroup | None:
+    """The ranks that hold the same part of the model as this one; None stands for all."""
+    if _pipe["stages"] == 1:
+        return None
+    here, ranks = place(), data_place().world_size
+    if ranks not in _rows:
+        groups = [torch_dist.new_group(range(first, first + ranks)) for first in range(0, here.world_size, ranks)]
+        _rows[ranks] = groups[here.rank // ranks]
+    return _rows[ranks]
+
 
 def is_main() -> bool:
     """Whether this is rank 0, the one that speaks and writes what is written once."""
@@ -37,16 +63,38 @@ def barrier() -> None:
 
 
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
-    """The element-wise sum over all ranks, on every rank; `values` itself is left alone."""
+    """The element-wise sum over all ranks that read different samples; `values` itself is left alone."""
     if not active():
         return values
     total = values.clone()
-    torch_dist.all_reduce(total)
+    torch_dist.all_reduce(total, group=_data_group())
     return total
 
 
+def broadcast(values: torch.Tensor | None, *, source: int, group: torch_dist.ProcessGroup) -> torch.Tensor:
+    """A tensor of one rank on all ranks of a group; the others pass None."""
+    dtypes = [torch.float32, torch.float64, torch.bfloat16, torch.int64]
+    facts = torch.zeros(10, dtype=torch.int64, device=device())
+    if values is not None:
+        shape = [dtypes.index(values.dtype), values.dim(), *values.shape]
+        facts[: len(shape)] = torch.tensor(shape)
+    torch_dist.broadcast(facts, source, group=group)
+    kind, dimensions, *shape = facts.tolist()
+    if values is None:
+        values = torch.empty(shape[:dimensions], dtype=dtypes[kind], device=device())
+    values = values.contiguous()
+    torch_dist.broadcast(values, source, group=group)
+    return values
+
+
+def told(text: str, *, source: int, group: torch_dist.ProcessGroup) -> str:
+    """The text of one rank on all ranks of a group. No pickle travels."""
+    own = torch.tensor(list(text.encode()), device=device()) if place().rank == source else None
+    return bytes(broadcast(own, source=source, group=group).tolist()).decode()
+
+
 def gather(values: torch.Tensor) -> torch.Tensor:
-    """The rows of every rank, in order of rank: (B, ...) -> (ranks x B, ...), the same B on each.
+    """The rows of every rank that reads samples of its own, in order of rank: (B, ...) -> (ranks x B, ...), the same B on each.
 
     The gradient of a rank's rows is the sum of what all ranks ask of them, so losses that ranks compute of the gathered
     rows add up like those of one rank. Collective, the backward pass too.
@@ -60,15 +108,15 @@ def gather(values: torch.Tensor) -> torch.Tensor:
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, values: torch.Tensor) -> torch.Tensor:
-        everyones = [torch.empty_like(values) for _ in range(place().world_size)]
-        torch_dist.all_gather(everyones, values.contiguous())
+        everyones = [torch.empty_like(values) for _ in range(data_place().world_size)]
+        torch_dist.all_gather(everyones, values.contiguous(), group=_data_group())
         return torch.cat(everyones)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, gradient: torch.Tensor) -> torch.Tensor:
         summed = sum_over_ranks(gradient.contiguous())
-        return summed.chunk(place().world_size)[place().rank]
+        return summed.chunk(data_place().world_size)[data_place().rank]
 
 
 def gather_texts(text: str, *, longest: int = 256) -> list[str]:

@@ -22,8 +22,9 @@ from megas2s.engine import EngineSpec, make_engine
 from megas2s.engine.base import Engine, Losses, Precision, Setup
 from megas2s.engine.optim import AdamW
 from megas2s.models.config import ModelConfig
-from megas2s.models.freezing import freeze
+from megas2s.models.freezing import freeze, frozen_names
 from megas2s.models.init import first_values
+from megas2s.models.parts import Span, construct_part
 from megas2s.models.transformer import Network, construct
 from megas2s.rng import torch_seed
 from megas2s.train import agree, checkpoint, lock, record
@@ -139,8 +140,8 @@ def setup(session: Session, initial: Callable[[str], Tensor | None]) -> Setup:
     """What an engine needs of a session whose weights begin as `initial` says, at random where it says nothing."""
     fresh = first_values(session.config, torch_seed(session.seed, "init", session.stage))
 
-    def built() -> Network:
-        model = construct(session.config)
+    def built(span: Span | None = None) -> Network:
+        model = construct(session.config) if span is None else construct_part(session.config, span)
         model.frozen_dropout = session.frozen_dropout
         freeze(model, session.freeze)
         model.checkpoint_layers(session.activation_checkpointing)
@@ -149,6 +150,8 @@ def setup(session: Session, initial: Callable[[str], Tensor | None]) -> Setup:
         return model
 
     return Setup(
+        config=session.config,
+        frozen=frozen_names(session.config, session.freeze),
         build=built,
         initial=lambda name: fresh(name) if (carried := initial(name)) is None else carried,
         losses=session.losses,

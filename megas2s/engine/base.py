@@ -15,7 +15,7 @@ stage or number of ranks wrote it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 import torch
@@ -23,7 +23,9 @@ from torch import Tensor, nn
 
 from megas2s import dist
 from megas2s.engine.optim import AdamW
+from megas2s.models.config import ModelConfig
 from megas2s.models.output import ModelOutput
+from megas2s.models.parts import Span
 from megas2s.models.transformer import Network
 
 Batch = dict[str, Tensor]
@@ -68,11 +70,13 @@ class Losses(Protocol):
         """What the model says of each row, (B, ...); every rank passes as many rows."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Setup:
     """Everything an engine needs to begin a stage."""
 
-    build: Callable[[], Network]  # constructs the model, weights empty, its frozen parameters marked
+    config: ModelConfig
+    frozen: Collection[str]  # canonical names
+    build: Callable[..., Network]  # the model, or a `Span` of it: weights empty, frozen parameters marked
     initial: Callable[[str], Tensor]  # canonical name -> starting value in fp32
     losses: Losses
     optimizer: AdamW
@@ -81,6 +85,7 @@ class Setup:
     micro_batches: int  # forward passes per optimizer step
     languages: int
     dropout_seed: Callable[[int, int, int], int]  # (step, micro-batch, rank) -> seed
+    spans: Sequence[Span] = ()  # the parts of a pipeline
 
 
 class StepResult(NamedTuple):
@@ -153,15 +158,25 @@ class TrainedModel(nn.Module):
         """
         if divisors is None:
             return self.losses.predictions(self.model, batch), {}
-        parts = self.losses.loss(self.model(self.losses.inputs(batch)), batch, step)
-        self.part_weights = {name: part.weight for name, part in parts.items()}
-        terms = [part.weight * part.total / divisors[name] for name, part in parts.items() if part.weight is not None]
-        counts = self.losses.counts(batch)
-        pairs = {
-            name: (part.row_totals, counts[name] if part.row_counts is None else part.row_counts)
-            for name, part in parts.items()
-        }
-        return torch.stack(terms).sum(), {name: torch.stack(pair, -1) for name, pair in pairs.items()}
+        loss, rows, self.part_weights = weighed(
+            self.losses, self.model(self.losses.inputs(batch)), batch, divisors, step
+        )
+        return loss, rows
+
+
+def weighed(
+    losses: Losses, output: ModelOutput, batch: Batch, divisors: Mapping[str, Tensor], step: int | None
+) -> tuple[Tensor, dict[str, Tensor], dict[str, float | None]]:
+    """The loss to minimise (scalar), each part's sum and count row by row (B, 2), and the parts' weights."""
+    parts = losses.loss(output, batch, step)
+    terms = [part.weight * part.total / divisors[name] for name, part in parts.items() if part.weight is not None]
+    counts = losses.counts(batch)
+    pairs = {
+        name: (part.row_totals, counts[name] if part.row_counts is None else part.row_counts)
+        for name, part in parts.items()
+    }
+    rows = {name: torch.stack(pair, -1) for name, pair in pairs.items()}
+    return torch.stack(terms).sum(), rows, {name: part.weight for name, part in parts.items()}
 
 
 class Sums:

@@ -149,6 +149,6 @@ def contrast(first: Tensor, second: Tensor, *, group: int, temperature: float, r
     each = F.cross_entropy(scores.flatten(0, 1), pair.repeat(len(scores)), reduction="none")
     told = counts & (counts.sum(1, keepdim=True) > 2)  # a sentence and its pair alone are no choice
     hits = ((scores.detach().argmax(-1) == pair) & told).float()
-    own = slice(dist.place().rank * rows, (dist.place().rank + 1) * rows) if group > rows else slice(rows)
+    own = slice(dist.data_place().rank * rows, (dist.data_place().rank + 1) * rows) if group > rows else slice(rows)
     losses, found = (values.view(-1, 2, group).mean(1).flatten()[own] for values in (each, hits))
     return Contrast(losses, found)
