@@ -60,6 +60,16 @@ def step_breakdown(shapes: Shapes, size: StepSize, *, frozen: Collection[str] = 
     return decoder._replace(encoder=encoder, head=decoder.head + walk.encoder_heads(memory_moves))
 
 
+def unit_flops(shapes: Shapes, size: StepSize, *, frozen: Collection[str] = ()) -> list[int]:
+    """The FLOPs of one step unit by unit: each layer of the encoder, each of the decoder, and all heads as the last."""
+    walk = _Walk(shapes, frozenset(frozen), size)
+    memory_moves, _ = walk.encoder()
+    if depth(shapes, "decoder") == 0:
+        return [*walk.units, walk.masked_head(memory_moves)]
+    heads = walk.decoder(memory_moves).head + walk.encoder_heads(memory_moves)
+    return [*walk.units, heads]
+
+
 def depth(shapes: Shapes, stack: str) -> int:
     """Layers of a stack, `encoder` or `decoder`; 0 where there is none."""
     return len({name.split(".")[2] for name in shapes if name.startswith(f"{stack}.layers.")})
@@ -93,6 +103,7 @@ class _Walk:
         self._shapes = shapes
         self._frozen = frozen
         self._size = size
+        self.units: list[int] = []  # of each layer so far; a projection of narrow embeddings is the first one's
         self._pre = "encoder.norm.weight" in shapes  # norms before sublayers; a stack then ends in one of its own
 
     def trains(self, name: str) -> bool:
@@ -136,6 +147,7 @@ class _Walk:
             moves, cost = self._self_attention(layer, moves, tokens, biased=biased)
             moves, ffn = self._ffn(layer, moves, tokens)
             total += cost + ffn
+            self.units.append(total - sum(self.units))
         return self.norm("encoder.norm", moves), total
 
     def decoder(self, memory_moves: bool) -> Flops:
@@ -144,6 +156,7 @@ class _Walk:
         moves, biased = self.embedded("decoder"), self.trains("decoder.relative_bias.weight")
         own = cross = ffn = 0
         for layer in self.layers("decoder"):
+            before = own + cross + ffn
             moves, cost = self._self_attention(layer, moves, target, biased=biased)
             own += cost
             norm = f"{layer}.cross_attention_norm"
@@ -152,6 +165,7 @@ class _Walk:
             cross, moves = cross + cost, self.after(norm, moves or mixed)
             moves, cost = self._ffn(layer, moves, target)
             ffn += cost
+            self.units.append(own + cross + ffn - before)
         matrix = vocabulary_matrix(self._shapes)
         head = self._vocabulary(self.norm("decoder.norm", moves), self._size.predicted, matrix)
         return Flops(decoder_self=own, decoder_cross=cross, decoder_ffn=ffn, head=head)
