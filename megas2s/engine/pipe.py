@@ -373,7 +373,11 @@ class PipeEngine:
 
     def _infer(self, batches: Sequence[Batch], divisors: Sequence[Mapping[str, Tensor] | None]) -> list[Any]:
         self._engine.module.eval()
-        inputs = [self._setup.losses.inputs(batch) for batch in batches]
+        # What is shown of a model is its answer to the batch itself, not to an objective's views of it.
+        inputs = [
+            batch if ones is None else self._setup.losses.inputs(batch)
+            for batch, ones in zip(batches, divisors, strict=True)
+        ]
 
         def run(index: int, stream: Stream) -> Any:
             return self._pieces(batches[index], inputs[index], stream, divisors[index], None)
