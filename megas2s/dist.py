@@ -94,7 +94,7 @@ def told(text: str, *, source: int, group: torch_dist.ProcessGroup) -> str:
 
 
 def gather(values: torch.Tensor) -> torch.Tensor:
-    """The rows of every rank that reads samples of its own, in order of rank: (B, ...) -> (ranks x B, ...), the same B on each.
+    """The rows of every rank that reads samples of its own, in order: (B, ...) -> (ranks x B, ...), B alike on each.
 
     The gradient of a rank's rows is the sum of what all ranks ask of them, so losses that ranks compute of the gathered
     rows add up like those of one rank. Collective, the backward pass too.

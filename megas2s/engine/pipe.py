@@ -1,11 +1,11 @@
-"""A model whose layers lie on several ranks, one after another: DeepSpeed's pipeline engine behind the `Engine` contract.
+"""Layers on several ranks, one after another: DeepSpeed's pipeline engine behind the `Engine` contract.
 
-DeepSpeed brings the schedule (one forward, one backward: Narayanan et al. 2019), the process groups and ZeRO-1 among the
-ranks that hold the same part. Its instructions for moving tensors are replaced by ours, for three reasons:
+DeepSpeed brings the schedule (one forward, one backward: Narayanan et al. 2019), the process groups, and ZeRO-1 among
+the ranks that hold the same part. Its instructions for moving tensors are replaced by ours, for three reasons:
 
 - Every rank is given the whole micro-batch, which is a function of a few integers, so masks, segments, positions and
   labels are made where they are read, and only states travel: floats of one dtype, whose shapes both sides know.
-- A tensor whose whole past is frozen has no gradient; nothing is sent back for it, and no stage behind it works.
+- A tensor whose whole past is frozen has no gradient; nothing is sent back for it, and no part behind it works.
 - Micro-batches may differ in shape.
 
 The encoder's states travel with the decoder's to the last part, since every decoder layer reads them. Objectives that
@@ -18,7 +18,7 @@ import contextlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as torch_dist
@@ -120,9 +120,6 @@ def _elsewhere(stream: Stream) -> Stream:
 class _Conveyor(PipelineEngine):
     """DeepSpeed's pipeline engine with instructions of our own for what is computed and what travels."""
 
-    piece: Piece
-    device_dtype: torch.dtype
-
     def prepare(self, batches: Sequence[Batch], run: Callable[[int, Stream], Any], shapes: Callable[..., Any]) -> None:
         """What the instructions of one schedule read: `run(index, stream)`, and the streams' shapes at both borders."""
         self._batches, self._run, self._shapes = batches, run, shapes
@@ -184,7 +181,7 @@ class _Conveyor(PipelineEngine):
                 p2p.send(gradient.contiguous(), self.prev_stage)
         self.pipe_buffers["inputs"][buffer_id] = None
 
-    _INSTRUCTION_MAP = {
+    _INSTRUCTION_MAP: ClassVar = {
         **PipelineEngine._INSTRUCTION_MAP,
         schedule.LoadMicroBatch: _load,
         schedule.ForwardPass: _compute,
@@ -391,9 +388,8 @@ class PipeEngine:
         sums = Sums(self._setup.languages, self._device)
         for batch, found in zip(batches, rows, strict=False):
             sums.add(batch, found)
-        self._weights = json.loads(
-            dist.told(json.dumps(self._piece.part_weights), source=self._last, group=self._group)
-        )
+        told = dist.told(json.dumps(self._piece.part_weights), source=self._last, group=self._group)
+        self._weights = json.loads(told)
         return self._from_last(sums.tensor() if self._piece.last else None)
 
     def _from_last(self, values: Tensor | None) -> Tensor:
