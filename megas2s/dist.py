@@ -7,6 +7,8 @@ mpi4py is not imported: a process with MPI initialised cannot re-execute itself 
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 import torch.distributed as torch_dist
 from torch.autograd.function import FunctionCtx, once_differentiable
@@ -14,31 +16,36 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from megas2s.place import Place as Place
 from megas2s.place import place as place
 
-_pipe: dict[str, int] = {"stages": 1}  # of the engine that runs; a stage of a recipe sets it before all else
-_rows: dict[int, torch_dist.ProcessGroup] = {}
+
+@dataclasses.dataclass
+class _Layout:
+    """How the engine that runs spreads a model. One process runs one engine's stage, like one process group."""
+
+    pipe_stages: int = 1
+    data_group: torch_dist.ProcessGroup | None = None  # the ranks that hold what this one holds; None stands for all
+
+
+_layout = _Layout()
 
 
 def lay_out(pipe_stages: int) -> None:
-    """From now on so many ranks hold a model together: rank = pipe stage x data ranks + data rank."""
-    _pipe["stages"] = pipe_stages
+    """From now on so many ranks hold a model together: rank = pipe stage x data ranks + data rank.
+
+    Collective, and after the process group is joined.
+    """
+    here = place()
+    _layout.pipe_stages, _layout.data_group = pipe_stages, None
+    ranks = data_place().world_size
+    if pipe_stages > 1:
+        groups = [torch_dist.new_group(range(first, first + ranks)) for first in range(0, here.world_size, ranks)]
+        _layout.data_group = groups[here.rank // ranks]
 
 
 def data_place() -> Place:
     """This rank's place among those that read different samples."""
     here = place()
-    ranks = here.world_size // _pipe["stages"]
+    ranks = here.world_size // _layout.pipe_stages
     return Place(here.rank % ranks, ranks, here.local_rank)
-
-
-def _data_group() -> torch_dist.ProcessGroup | None:
-    """The ranks that hold the same part of the model as this one; None stands for all."""
-    if _pipe["stages"] == 1:
-        return None
-    here, ranks = place(), data_place().world_size
-    if ranks not in _rows:
-        groups = [torch_dist.new_group(range(first, first + ranks)) for first in range(0, here.world_size, ranks)]
-        _rows[ranks] = groups[here.rank // ranks]
-    return _rows[ranks]
 
 
 def is_main() -> bool:
@@ -67,7 +74,7 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     if not active():
         return values
     total = values.clone()
-    torch_dist.all_reduce(total, group=_data_group())
+    torch_dist.all_reduce(total, group=_layout.data_group)
     return total
 
 
@@ -109,7 +116,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, values: torch.Tensor) -> torch.Tensor:
         everyones = [torch.empty_like(values) for _ in range(data_place().world_size)]
-        torch_dist.all_gather(everyones, values.contiguous(), group=_data_group())
+        torch_dist.all_gather(everyones, values.contiguous(), group=_layout.data_group)
         return torch.cat(everyones)
 
     @staticmethod

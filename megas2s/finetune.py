@@ -19,7 +19,7 @@ from typing import Any
 
 from megas2s import dist, files
 from megas2s.data.loader import Batch
-from megas2s.engine import join, make_engine
+from megas2s.engine import join, make_engine, pipe_stages
 from megas2s.engine.base import Engine
 from megas2s.methods.base import Facts
 from megas2s.models.freezing import frozen_names
@@ -32,6 +32,7 @@ from megas2s.tokenizer import folder as tokenizer_folder
 from megas2s.train import agree, checkpoint, lock, record
 from megas2s.train.flops import StepSize, step_flops
 from megas2s.train.metrics import Scalars
+from megas2s.train.placement import spans_of
 from megas2s.tuning import Finetuning, Prepared, announcement, bound, dump, initial, metadata, prepare
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ def finetune(recipe: Finetuning) -> bool:
     if dist.is_main():
         lock.hold(run)
     join()
+    dist.lay_out(pipe_stages(recipe.engine))
     session = _session(prepared, micro_batch)
     step = json.loads(agree.told(json.dumps(_progress(session)) if dist.is_main() else ""))
     if step is not None:
@@ -99,6 +101,7 @@ def _session(prepared: Prepared, micro_batch: int) -> Session:
         optimizer=recipe.optimizer,
         precision=recipe.precision,
         engine=recipe.engine,
+        spans=spans_of(recipe.engine, prepared.config, size, frozen=frozen),
         schedule=recipe.schedule,
         steps=prepared.steps,
         rows=recipe.rows,
@@ -142,7 +145,7 @@ def _largest(train: Split, facts: Facts, rows: int, micro_batch: int) -> list[Ba
     ]
     longest = [place for _, place in sorted(lengths, reverse=True)[:micro_batch]]
     batch = Samples(train, facts, 0).of_places((longest * micro_batch)[:micro_batch])
-    return [batch] * (rows // (micro_batch * dist.place().world_size))
+    return [batch] * (rows // (micro_batch * dist.data_place().world_size))
 
 
 def _mean_lengths(split: Split) -> tuple[int, int, int]:

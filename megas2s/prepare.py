@@ -23,6 +23,7 @@ from megas2s.models.config import ModelConfig, Tying
 from megas2s.models.freezing import count_by_part
 from megas2s.models.handoff import Origin, hand_off, start_from
 from megas2s.models.parameters import parameter_shapes
+from megas2s.models.parts import Span
 from megas2s.models.weights import WeightsReader, open_weights
 from megas2s.recipe import Recipe
 from megas2s.spec import plain
@@ -38,8 +39,9 @@ from megas2s.train.assemble import (
     stage_data,
     stage_frozen,
 )
-from megas2s.train.flops import step_flops
+from megas2s.train.flops import StepSize, step_flops
 from megas2s.train.ledger import step_size
+from megas2s.train.placement import spans_of
 from megas2s.train.stage import Stage
 from megas2s.train.state import TrainState
 
@@ -52,6 +54,8 @@ class Prepared(NamedTuple):
     frozen: set[str]
     data: StageData
     micro_batch: int
+    size: StepSize  # of one optimizer step
+    spans: tuple[Span, ...]  # of units, where the engine is a pipeline
 
 
 def open_corpus(recipe: Recipe) -> tuple[Corpus, Tokenizer]:
@@ -72,12 +76,17 @@ def prepare(recipe: Recipe, stage: Stage, corpus: Corpus, vocabulary: Vocabulary
         # What is trained shall be exported: a shape that no family of transformers has is refused here.
         family_of(config.without_heads(), "seq2seq" if config.is_seq2seq else "encoder", vocabulary)
         check_start(recipe, stage, config, corpus, vocabulary)
-    micro_batch = stage.micro_batch_rows(world_size)
+    ranks = stage.data_ranks(world_size)
+    micro_batch = stage.micro_batch_rows(ranks)
     try:
-        stage.objective.check_layout(micro_batch, world_size)
+        stage.objective.check_layout(micro_batch, ranks)
     except ValueError as error:
         raise BadConfig(f"stage {stage.name!r}: {error}") from None
-    return Prepared(stage, config, stage_frozen(stage, config), data, micro_batch)
+    frozen = stage_frozen(stage, config)
+    size = step_size(stage.objective, data.shape, rows=stage.rows)
+    with _named(stage):
+        spans = spans_of(stage.engine, config, size, frozen=frozen)
+    return Prepared(stage, config, frozen, data, micro_batch, size, spans)
 
 
 def model_config(recipe: Recipe, stage: Stage, vocabulary: Vocabulary) -> ModelConfig:
@@ -190,8 +199,7 @@ def bound(recipe: Recipe, prepared: Prepared, corpus: Corpus) -> dict[str, str]:
 
 def flops_per_step(prepared: Prepared) -> float:
     """Model FLOPs of one optimizer step over all ranks."""
-    size = step_size(prepared.stage.objective, prepared.data.shape, rows=prepared.stage.rows)
-    return step_flops(parameter_shapes(prepared.config), size, frozen=prepared.frozen)
+    return step_flops(parameter_shapes(prepared.config), prepared.size, frozen=prepared.frozen)
 
 
 def announcement(prepared: Prepared, state: TrainState) -> list[str]:

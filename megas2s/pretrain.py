@@ -22,7 +22,7 @@ from megas2s.data.corpus import Corpus, check_sizes, verify_changed
 from megas2s.data.heldout import heldout_batches, heldout_rows
 from megas2s.data.loader import Batch
 from megas2s.data.windows import units
-from megas2s.engine import join
+from megas2s.engine import join, pipe_stages
 from megas2s.models.weights import verify_weights
 from megas2s.prepare import (
     Prepared,
@@ -63,8 +63,9 @@ def pretrain(recipe: Recipe) -> bool:
     if not following.left:
         log.info("every stage is complete; weights lie in %s/<stage>/weights", run)
         return False
-    session = session_of(recipe, prepared[following.stage], corpus, tokenizer)
-    train_session(session, saved_step=following.step)
+    one = prepared[following.stage]
+    dist.lay_out(pipe_stages(one.stage.engine))
+    train_session(session_of(recipe, one, corpus, tokenizer), saved_step=following.step)
     return following.left > 1
 
 
@@ -115,6 +116,7 @@ def session_of(recipe: Recipe, prepared: Prepared, corpus: Corpus, tokenizer: To
         optimizer=stage.optimizer,
         precision=stage.precision,
         engine=stage.engine,
+        spans=prepared.spans,
         schedule=stage.schedule,
         steps=stage.total_steps,
         rows=stage.rows,
@@ -155,7 +157,7 @@ def _heldout(recipe: Recipe, prepared: Prepared, corpus: Corpus) -> list[Batch]:
     """This rank's held-out batches; empty where the corpus has no held-out split or none is asked for."""
     if not recipe.log.heldout_rows or not corpus.shards("heldout"):
         return []
-    data, place = prepared.data, dist.place()
+    data, place = prepared.data, dist.data_place()
     rows = heldout_rows(
         units(corpus.shards("heldout"), data.window),
         Corruption(prepared.stage.objective, data.shape),

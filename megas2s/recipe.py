@@ -16,7 +16,6 @@ from typing import Any, Literal
 import yaml
 
 from megas2s.data.mixture import Sampling
-from megas2s.engine import Local
 from megas2s.errors import BadConfig
 from megas2s.models.config import Activation, FirstToken, ModelConfig, Tying
 from megas2s.models.presets import preset
@@ -151,11 +150,7 @@ class Recipe:
                 "a hostfile that was not found makes deepspeed fall back to the local machine"
             )
         for stage in self.stages:
-            stage.micro_batch_rows(world_size)
-            if world_size > 1 and isinstance(stage.engine, Local):
-                raise BadConfig(
-                    f"stage {stage.name!r}: engine 'local' runs one rank, {world_size} were started; use engine: zero"
-                )
+            stage.micro_batch_rows(stage.data_ranks(world_size))
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -24,7 +24,7 @@ from megas2s.engine.optim import AdamW
 from megas2s.models.config import ModelConfig
 from megas2s.models.freezing import freeze, frozen_names
 from megas2s.models.init import first_values
-from megas2s.models.parts import Span, construct_part
+from megas2s.models.parts import Cut, Span, construct_part
 from megas2s.models.transformer import Network, construct
 from megas2s.rng import torch_seed
 from megas2s.train import agree, checkpoint, lock, record
@@ -58,6 +58,7 @@ class Session:
     optimizer: AdamW
     precision: Precision
     engine: EngineSpec
+    spans: Sequence[Span]  # of the engine's parts, where it is a pipeline
     schedule: Schedule
     steps: int
     rows: int  # of a step, over all ranks
@@ -96,7 +97,7 @@ def train_session(session: Session, *, saved_step: int) -> None:
         log.info("%s", line)
     engine = make_engine(session.engine, setup(session, saved.weights.tensor if saved else session.initial()))
     record.append(session.run, session.seed)
-    place = dist.place()
+    place = dist.data_place()
     loader = Loader(
         session.batch,
         rows=session.rows,
@@ -149,16 +150,16 @@ def setup(session: Session, initial: Callable[[str], Tensor | None]) -> Setup:
             model.compile_layers()
         return model
 
+    frozen = frozenset(frozen_names(session.config, session.freeze))
     return Setup(
-        config=session.config,
-        frozen=frozen_names(session.config, session.freeze),
         build=built,
         initial=lambda name: fresh(name) if (carried := initial(name)) is None else carried,
         losses=session.losses,
         optimizer=session.optimizer,
         precision=session.precision,
         micro_batch=session.micro_batch,
-        micro_batches=session.rows // (session.micro_batch * dist.place().world_size),
+        micro_batches=session.rows // (session.micro_batch * dist.data_place().world_size),
+        cut=Cut(session.config, frozen, tuple(session.spans)) if session.spans else None,
         languages=len(session.languages),
         dropout_seed=lambda step, index, rank: torch_seed(session.seed, "dropout", session.stage, step, index, rank),
     )

@@ -56,7 +56,7 @@ def batches_of(split: Split, facts: Facts, *, micro_batch: int, rows: int | None
 
     `sample` is the place in the split, -1 in the rows that fill the last batches up, which have no label.
     """
-    place = dist.place()
+    place = dist.data_place()
     chosen = _first(split.languages, rows)
     chosen.sort(key=lambda index: len(split.examples[index]["input_ids"]))
     round_size = micro_batch * place.world_size

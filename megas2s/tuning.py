@@ -18,7 +18,7 @@ from torch import Tensor
 from megas2s import dist
 from megas2s.convert import source
 from megas2s.convert.importing import HEAD, RANDOM
-from megas2s.engine import EngineSpec, Local, Zero, check_engine
+from megas2s.engine import EngineSpec, Pipe, Zero, check_engine, data_ranks
 from megas2s.engine.base import Precision
 from megas2s.engine.optim import AdamW
 from megas2s.errors import BadConfig
@@ -117,14 +117,13 @@ class Finetuning:
 
     def rows_of_a_pass(self, world_size: int) -> int:
         """Rows per rank and forward pass; raises BadConfig where they do not divide."""
-        passes = self.micro_batch or max(1, self.rows // world_size)
-        if self.rows % (passes * world_size):
+        ranks = data_ranks(self.engine, world_size)
+        passes = self.micro_batch or max(1, self.rows // ranks)
+        if self.rows % (passes * ranks):
             raise BadConfig(
-                f"{self.rows} rows do not divide into micro-batches of {passes} on {world_size} ranks; change rows or "
+                f"{self.rows} rows do not divide into micro-batches of {passes} on {ranks} ranks; change rows or "
                 "micro_batch"
             )
-        if world_size > 1 and isinstance(self.engine, Local):
-            raise BadConfig(f"engine 'local' runs one rank, {world_size} were started; use engine: {{name: zero}}")
         return passes
 
 
@@ -157,6 +156,11 @@ class Prepared(NamedTuple):
 def prepare(recipe: Finetuning) -> Prepared:
     """Read and check everything that can be without building a model."""
     check_engine(recipe.engine, precision=recipe.precision)
+    if isinstance(recipe.engine, Pipe) and recipe.method.name != "seq2seq":
+        raise BadConfig(
+            f"engine 'pipe' fine-tunes with method: {{name: seq2seq}} alone, found {recipe.method.name}; "
+            "use engine: {name: zero}"
+        )
     digests = recipe.data.digests()
     found = source.find(Path(recipe.init))
     reader = found.open()

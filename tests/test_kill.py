@@ -142,7 +142,8 @@ def test_a_run_killed_within_stages_and_between_them_ends_with_the_same_bits(kil
     assert killed.bits(stage) == straight.bits(stage)
 
 
-ZERO = {
+PIPE = {"name": "pipe", "stages": 2, "config": str(ROOT / "ds_configs" / "pipeline.json")}
+DISTRIBUTED = {
     "zero0": {"objective": {"name": "mlm"}, "precision": "fp32"},
     "zero1": {
         "init": "zero0",
@@ -154,12 +155,13 @@ ZERO = {
     "zero2": {"init": "zero1", "objective": {"name": "denoising", "noise": "mask"}, "precision": "fp32"},
     # A group of the contrast is gathered over both ranks.
     "zero3": {"init": "zero2", "objective": {"name": "e2s2", "contrast": {"group": 4}}, "precision": "bf16"},
+    "pipe": {"init": "zero3", "objective": {"name": "e2s2"}, "precision": "bf16", "engine": PIPE},
 }
 
 
 @pytest.fixture(scope="module")
 def killed_on_two_ranks(tmp_path_factory, make_recipe, rank_command, ranks, finished):
-    """A stage for each ZeRO stage, on two ranks: an undisturbed run, and one killed in the middle of each."""
+    """A stage for each ZeRO stage and a pipeline, on two ranks: an undisturbed run, and one killed amid each stage."""
     runs, recipes = [], []
     for name in ("straight", "killed"):
         folder = tmp_path_factory.mktemp(name)
@@ -174,14 +176,14 @@ def killed_on_two_ranks(tmp_path_factory, make_recipe, rank_command, ranks, fini
                 "engine": {"name": "zero", "config": str(ROOT / "ds_configs" / f"{name}.json")},
                 **changes,
             }
-            for name, changes in ZERO.items()
+            for name, changes in DISTRIBUTED.items()
         ]
         runs.append(finished(folder / "run"))
         recipes.append(written(data, folder))
     straight, killed = runs
     done = ranks(2, "launch/pretrain.py", recipes[0])
     assert done.returncode == 0, done.stdout[-4000:]
-    for stage in ZERO:
+    for stage in DISTRIBUTED:
         command = rank_command(2, "launch/pretrain.py", recipes[1])
         launch_and_kill(command, logged(killed, stage, 6), killed.folder.parent / "output.txt")
         assert not published(killed, stage)()
@@ -193,19 +195,18 @@ def killed_on_two_ranks(tmp_path_factory, make_recipe, rank_command, ranks, fini
 
 @pytest.mark.slow
 @pytest.mark.ranks
-@pytest.mark.parametrize("stage", ZERO)
-def test_two_ranks_killed_under_each_zero_stage_end_with_the_same_bits(killed_on_two_ranks, stage: str):
+@pytest.mark.parametrize("stage", DISTRIBUTED)
+def test_two_ranks_killed_under_each_engine_end_with_the_same_bits(killed_on_two_ranks, stage: str):
     straight, killed = killed_on_two_ranks
     assert killed.bits(stage) == straight.bits(stage)
 
 
 @pytest.mark.slow
 @pytest.mark.ranks
-def test_a_checkpoint_of_two_ranks_under_zero3_in_bf16_becomes_a_hugging_face_model(
-    killed_on_two_ranks, script, tmp_path
-):
+@pytest.mark.parametrize("stage", ["zero3", "pipe"])
+def test_a_checkpoint_of_two_ranks_in_bf16_becomes_a_hugging_face_model(killed_on_two_ranks, script, tmp_path, stage):
     _, killed = killed_on_two_ranks
-    folder = checkpoint.published(killed.folder / "zero3")[-1]
+    folder = checkpoint.published(killed.folder / stage)[-1]
     done = script("tools/convert_to_hf.py", folder, tmp_path / "out")
     assert done.returncode == 0, done.stdout
     assert "MBartForConditionalGeneration, float32\n" in done.stdout

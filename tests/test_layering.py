@@ -23,7 +23,7 @@ LAYERS = [
 ]
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
 MAY_IMPORT = {
-    "deepspeed": {"engine/zero.py", "engine/zero_state.py"},
+    "deepspeed": {"engine/zero.py", "engine/zero_state.py", "engine/pipe.py", "engine/conveyor.py"},
     "transformers": {"convert/hf.py"},
     "datasets": {"data/tables.py"},
     "mpi4py": set(),  # see dist.py

@@ -14,6 +14,7 @@ from megas2s import cli
 
 if TYPE_CHECKING:
     from megas2s.models.config import ModelConfig
+    from megas2s.models.parts import Span
     from megas2s.recipe import Recipe
     from megas2s.tokenizer.vocab import Vocabulary
     from megas2s.train.ledger import Device, Work
@@ -25,6 +26,7 @@ MEMORY_COLUMNS = ("parameters", "gradients", "optimizer", "update", "buffers", "
 NOTES = """\
 update and activations do not coincide: peak counts the larger. host is the offloaded share of one rank.
 peak leaves out the framework's own memory (about 1 GiB) and fragmentation."""
+PIPELINES = "memory above is of the fullest part; days take --mfu as it is, waiting included."
 
 
 def arguments() -> argparse.Namespace:
@@ -47,6 +49,7 @@ def main() -> int:
     from megas2s.recipe import dump_recipe, load_recipe
     from megas2s.spec import nearest
     from megas2s.train.ledger import PEAKS, device, work_of
+    from megas2s.train.memory import stage_memory
 
     recipe = load_recipe(asked.recipe, asked.overrides)
     if asked.print_config:
@@ -64,12 +67,14 @@ def main() -> int:
     vocabulary = find_vocabulary(recipe, asked.vocab_size)
     configs = [model_config(recipe, stage, vocabulary) for stage in recipe.stages]
     works = [work_of(stage, config, vocabulary) for stage, config in zip(recipe.stages, configs, strict=True)]
-    memories = [stage_memory(*each, gpus=gpus) for each in zip(recipe.stages, configs, works, strict=True)]
+    stages = list(zip(recipe.stages, configs, works, strict=True))
+    memories = [max(stage_memory(*each, gpus=gpus), key=lambda part: part.peak) for each in stages]
+    pipelines = [pipeline(*each, gpus=gpus) for each in stages]
     if asked.dry_run:
         names = ", ".join(stage.name for stage in recipe.stages)
         print(f"would plan {names} on {gpus} x {asked.gpu}, vocabulary {vocabulary.size:,}")
         return 0
-    plan = describe(works, memories, gpus=gpus, gpu=gpu, mfu=asked.mfu)
+    plan = describe(works, memories, pipelines, gpus=gpus, gpu=gpu, mfu=asked.mfu)
     plan |= {"gpu": asked.gpu, "vocab_size": vocabulary.size}
     print(json.dumps(plan, indent=2) if asked.json else table(plan))
     return 0
@@ -96,26 +101,46 @@ def find_vocabulary(recipe: Recipe, size: int | None) -> Vocabulary:
     return Tokenizer.load(Corpus.open(Path(recipe.corpus)).tokenizer_folder).vocabulary
 
 
-def stage_memory(stage: Stage, config: ModelConfig, work: Work, *, gpus: int) -> Memory:
-    """Bytes on one GPU in a stage."""
-    from megas2s.train.memory import Memory, activations, model_states, sharding, vocabulary_loss
+def pipeline(stage: Stage, config: ModelConfig, work: Work, *, gpus: int) -> dict[str, Any] | None:
+    """Where a pipeline is cut, each part's share of the step's FLOPs, and how long the parts wait for each other."""
+    from megas2s.train.flops import unit_flops
+    from megas2s.train.placement import bubble, spans_of
 
-    kind = {"precision": stage.precision, "frozen": work.frozen}
-    size = work.size._replace(rows=stage.micro_batch_rows(gpus) * work.views)
-    kept = activations(
-        work.shapes,
-        size,
-        activation=config.activation,
-        dropout=config.dropout > 0,
-        ffn_dropout=config.ffn_dropout > 0,
-        checkpointing=stage.activation_checkpointing,
-        **kind,
-    )
-    states = model_states(work.shapes, sharding(stage.engine, ranks=gpus), **kind)
-    return Memory(states, kept, vocabulary_loss(work.shapes, size, **kind))
+    spans = spans_of(stage.engine, config, work.size, frozen=work.frozen)
+    if not spans:
+        return None
+    costs = unit_flops(work.shapes, work.size, frozen=work.frozen)
+    shares = [sum(costs[span.first : span.stop]) / sum(costs) for span in spans]
+    ranks = stage.data_ranks(gpus)
+    micro_batches = stage.rows // (ranks * stage.micro_batch_rows(ranks))
+    return {
+        "parts": [{"units": named(config, span), "share": share} for span, share in zip(spans, shares, strict=True)],
+        "data_ranks": ranks,
+        "micro_batches": micro_batches,
+        "bubble": bubble(shares, micro_batches),
+    }
 
 
-def describe(works: list[Work], memories: list[Memory], *, gpus: int, gpu: Device, mfu: float) -> dict[str, Any]:
+def named(config: ModelConfig, span: Span) -> str:
+    """The units of a part for a person: `encoder 6-11, decoder 0-3`."""
+    encoder, decoder = config.num_encoder_layers, config.num_decoder_layers
+    found = []
+    for name, first, count in (("encoder", 0, encoder), ("decoder", encoder, decoder)):
+        start, stop = max(span.first, first) - first, min(span.stop, first + count) - first
+        if start < stop:
+            found.append(f"{name} {start}-{stop - 1}" if stop - start > 1 else f"{name} {start}")
+    return ", ".join([*found, *(["head"] if encoder + decoder in span else [])])
+
+
+def describe(
+    works: list[Work],
+    memories: list[Memory],
+    pipelines: list[dict[str, Any] | None],
+    *,
+    gpus: int,
+    gpu: Device,
+    mfu: float,
+) -> dict[str, Any]:
     """The plan as plain data."""
     from megas2s.train.ledger import Cost, cost, days, per_step, saving, total_cost
 
@@ -124,7 +149,7 @@ def describe(works: list[Work], memories: list[Memory], *, gpus: int, gpu: Devic
         return {**found._asdict(), "days": duration, "gpu_hours": duration * 24 * gpus}
 
     stages = []
-    for work, memory in zip(works, memories, strict=True):
+    for work, memory, placed in zip(works, memories, pipelines, strict=True):
         parts = per_step(work)
         bytes_ = {
             **memory.states._asdict(),
@@ -133,7 +158,9 @@ def describe(works: list[Work], memories: list[Memory], *, gpus: int, gpu: Devic
             "peak": memory.peak,
         }
         facts = {"name": work.name, "steps": work.steps, **priced(cost(work)), "size": work.size._asdict()}
-        stages.append({**facts, "step_flops": {**parts._asdict(), "total": parts.total}, "memory": bytes_})
+        stages.append(
+            {**facts, "step_flops": {**parts._asdict(), "total": parts.total}, "memory": bytes_, "pipeline": placed}
+        )
     compared = saving(works)
     summary = None
     if compared is not None:
@@ -174,8 +201,20 @@ def table(plan: dict[str, Any]) -> str:
         fits = "" if stage["memory"]["peak"] <= plan["gpu_memory"] else "  does not fit"
         values = [f"{stage['memory'][column] / GIB:.2f}" for column in (*MEMORY_COLUMNS, "host")]
         memory.append([stage["name"], *values[:-1], values[-1] + fits])
-    lines += [*_aligned(memory), NOTES, "", *_saving_lines(plan)]
+    lines += [*_aligned(memory), NOTES, "", *_pipeline_lines(plan), *_saving_lines(plan)]
     return "\n".join(lines)
+
+
+def _pipeline_lines(plan: dict[str, Any]) -> list[str]:
+    lines = []
+    for stage in (stage for stage in plan["stages"] if stage["pipeline"] is not None):
+        found = stage["pipeline"]
+        head = f"pipeline of stage {stage['name']}: {len(found['parts'])} parts x {found['data_ranks']} data ranks, "
+        lines.append(f"{head}{found['micro_batches']} micro-batches, {found['bubble']:.1%} of a step waiting")
+        rows = [["part", "share of FLOPs", "holds"]]
+        rows += [[str(n), f"{part['share']:.1%}", part["units"]] for n, part in enumerate(found["parts"])]
+        lines += [*_aligned(rows), PIPELINES, ""]
+    return lines
 
 
 def _saving_lines(plan: dict[str, Any]) -> list[str]:

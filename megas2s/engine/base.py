@@ -15,7 +15,7 @@ stage or number of ranks wrote it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 import torch
@@ -23,9 +23,8 @@ from torch import Tensor, nn
 
 from megas2s import dist
 from megas2s.engine.optim import AdamW
-from megas2s.models.config import ModelConfig
-from megas2s.models.output import ModelOutput
-from megas2s.models.parts import Span
+from megas2s.models.output import ModelOutput, Reader
+from megas2s.models.parts import Cut
 from megas2s.models.transformer import Network
 
 Batch = dict[str, Tensor]
@@ -66,7 +65,7 @@ class Losses(Protocol):
     def loss(self, output: ModelOutput, batch: Batch, step: int | None = None) -> Mapping[str, LossPart]:
         """The parts for one micro-batch, with the weights of a step."""
 
-    def predictions(self, model: Network, batch: Batch) -> Tensor:
+    def predictions(self, model: Reader, batch: Batch) -> Tensor:
         """What the model says of each row, (B, ...); every rank passes as many rows."""
 
 
@@ -74,8 +73,6 @@ class Losses(Protocol):
 class Setup:
     """Everything an engine needs to begin a stage."""
 
-    config: ModelConfig
-    frozen: Collection[str]  # canonical names
     build: Callable[..., Network]  # the model, or a `Span` of it: weights empty, frozen parameters marked
     initial: Callable[[str], Tensor]  # canonical name -> starting value in fp32
     losses: Losses
@@ -85,7 +82,7 @@ class Setup:
     micro_batches: int  # forward passes per optimizer step
     languages: int
     dropout_seed: Callable[[int, int, int], int]  # (step, micro-batch, rank) -> seed
-    spans: Sequence[Span] = ()  # the parts of a pipeline
+    cut: Cut | None = None  # the parts of a pipeline
 
 
 class StepResult(NamedTuple):

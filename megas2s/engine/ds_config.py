@@ -30,6 +30,7 @@ OWNED = {
     "zero_allow_untested_optimizer": "optimizer",
     "activation_checkpointing": "activation_checkpointing",
     "compile": "compile",
+    "pipeline": "engine.stages",
 }
 
 # What a file may say, in DeepSpeed's own names. It passes over a key that it does not know; one inside
@@ -59,7 +60,6 @@ KNOBS = (
     "gradient_predivide_factor",
     "log_level",
     "memory_breakdown",
-    "pipeline",
     "prescale_gradients",
     "timers",
     "wall_clock_breakdown",
@@ -84,13 +84,25 @@ def read_ds_config(path: str, *, precision: str = "bf16") -> dict[str, Any]:
     _check_keys(path, knobs)
     _check_sums(path, knobs.get("data_types", {}).get("grad_accum_dtype"))
     _check_zero(path, knobs.get("zero_optimization", {}))
-    if "pipeline" in knobs and zero_stage(knobs) >= 2:
-        raise BadConfig(
-            f"{path}: ZeRO-{zero_stage(knobs)} cannot run in a pipeline; use ZeRO-1 there or remove 'pipeline'"
-        )
     if precision == "fp16" and zero_stage(knobs) == 0:
         # DeepSpeed 0.19.8 divides the gradients of ZeRO-0 by a loss scale that it never multiplied the loss with.
         raise BadConfig(f"{path}: fp16 does not train under ZeRO-0; use ds_configs/zero1.json, or precision: bf16")
+    return knobs
+
+
+def check_pipeline(path: str, *, precision: str) -> dict[str, Any]:
+    """The knobs in `path` for a pipeline; raises BadConfig for what cannot run in one."""
+    if precision == "fp16":
+        raise BadConfig("engine 'pipe' has no loss scaling for fp16; use precision: bf16, or engine: {name: zero}")
+    knobs = read_ds_config(path, precision=precision)
+    if zero_stage(knobs) != 1:
+        # ZeRO-2 and 3 scatter gradients that a pipeline adds up; under ZeRO-0 each part would clip by its own norm.
+        raise BadConfig(
+            f"{path}: a pipeline runs under ZeRO-1, found ZeRO-{zero_stage(knobs)}; use ds_configs/pipeline.json, or "
+            "engine: {name: zero}"
+        )
+    if offloads_optimizer(knobs):
+        raise BadConfig(f"{path}: a pipeline keeps optimizer state on its devices; remove offload_optimizer")
     return knobs
 
 

@@ -22,9 +22,8 @@ from megas2s.data.records import Record
 from megas2s.errors import BadData
 from megas2s.metrics.scores import Scores
 from megas2s.models.config import FirstToken, ModelConfig
-from megas2s.models.output import ModelOutput
+from megas2s.models.output import ModelOutput, Reader
 from megas2s.models.parameters import aliases
-from megas2s.models.transformer import Network
 from megas2s.objectives.base import Batch, Example, Part, first_token
 from megas2s.objectives.noise import teacher_forced
 from megas2s.spec import nearest, spec
@@ -101,7 +100,7 @@ class Method(Protocol):
     def loss(self, output: ModelOutput, batch: Batch) -> dict[str, Part]:
         """The parts of the loss, and measures."""
 
-    def predictions(self, model: Network, batch: Batch, facts: Facts) -> Tensor:
+    def predictions(self, model: Reader, batch: Batch, facts: Facts) -> Tensor:
         """What the model says, one width for every batch: (B, ...)."""
 
     def answers(self, predictions: np.ndarray, examples: Sequence[Example], facts: Facts) -> list[Any]:
@@ -136,7 +135,7 @@ class Task:
         """The parts of the loss, the same at every step."""
         return self.method.loss(output, batch)
 
-    def predictions(self, model: Network, batch: Batch) -> Tensor:
+    def predictions(self, model: Reader, batch: Batch) -> Tensor:
         """What the model says of each row."""
         return self.method.predictions(model, batch, self.facts)
 

@@ -20,8 +20,7 @@ from megas2s.errors import BadData
 from megas2s.methods.base import Columns, Facts, heads_apart, source_of, states, value
 from megas2s.metrics.scores import Scores, of_classes, of_numbers
 from megas2s.models.config import ModelConfig
-from megas2s.models.output import ModelOutput
-from megas2s.models.transformer import Network
+from megas2s.models.output import ModelOutput, Reader
 from megas2s.objectives.base import Batch, Example, Part, measure
 from megas2s.spec import spec
 
@@ -103,7 +102,7 @@ class Classify(Pooled):
         right = (scores.argmax(-1) == batch["class"]) & real
         return {self.name: Part(each.sum(), 1.0, each.detach()), "accuracy": measure(right.float(), real.float())}
 
-    def predictions(self, model: Network, batch: Batch, facts: Facts) -> Tensor:
+    def predictions(self, model: Reader, batch: Batch, facts: Facts) -> Tensor:
         """The number of the likeliest class, (B,)."""
         return scores_of(model(batch), batch).argmax(-1)
 
@@ -149,7 +148,7 @@ class Regress(Pooled):
         each = (scores - batch["numbers"].float()).square().where(real, 0.0)
         return {self.name: Part(each.sum(), 1.0, each.detach())}
 
-    def predictions(self, model: Network, batch: Batch, facts: Facts) -> Tensor:
+    def predictions(self, model: Reader, batch: Batch, facts: Facts) -> Tensor:
         """The number, (B,)."""
         return scores_of(model(batch), batch)[:, 0]
 

@@ -13,8 +13,7 @@ from megas2s.generate.greedy import greedy
 from megas2s.methods.base import Columns, Facts, joined, row_of, text_of
 from megas2s.metrics.scores import Scores, of_texts
 from megas2s.models.config import ModelConfig
-from megas2s.models.output import ModelOutput
-from megas2s.models.transformer import Network, Seq2SeqModel
+from megas2s.models.output import ModelOutput, Reader, Writer
 from megas2s.objectives.base import Batch, Example, Part
 from megas2s.objectives.losses import label_counts, vocabulary_part
 from megas2s.objectives.noise import teacher_forced
@@ -62,9 +61,9 @@ class Seq2Seq:
         assert output.decoder_vocabulary_loss is not None, "an encoder-decoder has a head"
         return {self.name: vocabulary_part(output.decoder_vocabulary_loss, output.decoder_hidden, batch["labels"])}
 
-    def predictions(self, model: Network, batch: Batch, facts: Facts) -> Tensor:
+    def predictions(self, model: Reader, batch: Batch, facts: Facts) -> Tensor:
         """What the model writes, (B, target_length)."""
-        assert isinstance(model, Seq2SeqModel), "`shaped` refuses an encoder"
+        assert isinstance(model, Writer), "`shaped` refuses an encoder"
         vocabulary = facts.vocabulary
         return greedy(
             model, batch, start=facts.start, eos=vocabulary.eos, pad=vocabulary.pad, length=facts.target_length

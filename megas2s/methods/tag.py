@@ -22,8 +22,7 @@ from megas2s.labels import IGNORED
 from megas2s.methods.base import Columns, Facts, heads_apart, joined, rows_of, states, value
 from megas2s.metrics.scores import Scores, of_tags
 from megas2s.models.config import ModelConfig
-from megas2s.models.output import ModelOutput
-from megas2s.models.transformer import Network
+from megas2s.models.output import ModelOutput, Reader
 from megas2s.objectives.base import Batch, Example, Part, measure
 from megas2s.objectives.losses import label_counts
 from megas2s.spec import spec
@@ -74,9 +73,10 @@ class Tag:
         right = (scores.argmax(-1) == labels).sum(1).float()
         return {self.name: Part(rows.sum(), 1.0, rows.detach()), "accuracy": measure(right, label_counts(labels))}
 
-    def predictions(self, model: Network, batch: Batch, facts: Facts) -> Tensor:
+    def predictions(self, model: Reader, batch: Batch, facts: Facts) -> Tensor:
         """The likeliest tag at every token, (B, length)."""
         output = model(batch)
+        assert output.token_scores is not None, "`shaped` gives the model this head"
         best: Tensor = output.token_scores(states(output)).argmax(-1)
         return F.pad(best, (0, facts.length - best.shape[1]))
 

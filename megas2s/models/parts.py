@@ -38,6 +38,14 @@ class Span(NamedTuple):
         return isinstance(unit, int) and self.first <= unit < self.stop
 
 
+class Cut(NamedTuple):
+    """How a model is parted, and what of it stands still."""
+
+    config: ModelConfig
+    frozen: frozenset[str]  # canonical names
+    spans: tuple[Span, ...]
+
+
 def unit_count(config: ModelConfig) -> int:
     """The layers of both stacks, and the head."""
     return config.num_encoder_layers + config.num_decoder_layers + 1

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from megas2s.models.attention import Linear, causal_mask, padding_mask, segment_mask, segment_positions
+from megas2s.models.cache import Cache
 from megas2s.models.config import ModelConfig
 from megas2s.models.freezing import quiet_frozen
 from megas2s.models.heads import MaskedHead, TextHead, TokenHead, VocabularyHead
@@ -169,6 +170,14 @@ class Model(nn.Module):
         if self.config.text_classes:
             self.text = TextHead(self.config)
 
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores of the whole vocabulary at a few positions: (..., D) -> (..., V)."""
+        raise NotImplementedError
+
+    def most_likely(self, hidden: Tensor) -> Tensor:
+        """The token with the best score at a few positions: (..., D) -> (...) int64."""
+        return self.logits(hidden).argmax(-1)
+
     def _masked_loss(self, *, padded: bool) -> VocabularyLoss | None:
         return None if self.mlm is None else partial(self.mlm, drop_ignored=padded)
 
@@ -229,7 +238,7 @@ class EncoderModel(Model):
         return ModelOutput(hidden, None, masked, None, self.mlm, self.classes, self.text)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Scores of the whole vocabulary at a few positions: (..., D) -> (..., V)."""
+        """Those of the head for masked language modelling."""
         assert self.mlm is not None, "an encoder has this head"
         states: Tensor = self.mlm(hidden)
         return states
@@ -298,8 +307,12 @@ class Seq2SeqModel(Model):
         states: Tensor = self.decoder(decoder_input_ids, memory, self_mask, cross_mask, decoder_segment_ids, hidden)
         return states
 
+    def cache(self, memory: Tensor, attention_mask: Tensor | None, *, length: int) -> Cache:
+        """For writing up to `length` tokens one at a time; memory (B, S, D) and mask (B, S) are the source's."""
+        return Cache(self.decoder, memory, attention_mask, length=length)
+
     def logits(self, hidden: Tensor) -> Tensor:
-        """Scores of the whole vocabulary at a few positions: (..., D) -> (..., V)."""
+        """Those of the decoder's head."""
         states: Tensor = self.head(hidden)
         return states
 

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from megas2s.models.config import FirstToken, ModelConfig
-from megas2s.models.output import ModelOutput
-from megas2s.models.transformer import Network
+from megas2s.models.output import ModelOutput, Reader
 from megas2s.tokenizer.vocab import Vocabulary
 
 Example = dict[str, np.ndarray]  # one row per field, without the batch axis
@@ -91,7 +90,7 @@ class Plain:
         """The batch itself."""
         return batch
 
-    def predictions(self, model: Network, batch: Batch) -> Tensor:
+    def predictions(self, model: Reader, batch: Batch) -> Tensor:
         """The most likely token at every label: (B, K), one row of logits at a time.
 
         Each row gathers the head under ZeRO-3, so ranks with unlike numbers of rows would wait for each other forever.
@@ -103,7 +102,7 @@ class Plain:
         else:
             assert output.decoder_hidden is not None, "a model without masked positions has a decoder"
             hidden = output.decoder_hidden
-        return torch.stack([model.logits(row).argmax(-1) for row in hidden])
+        return torch.stack([model.most_likely(row) for row in hidden])
 
 
 class Objective(Protocol):
@@ -156,5 +155,5 @@ class Objective(Protocol):
         Weights may depend on `step`; without one they are those that a schedule leads to.
         """
 
-    def predictions(self, model: Network, batch: Batch) -> Tensor:
+    def predictions(self, model: Reader, batch: Batch) -> Tensor:
         """What is shown of the model's answers, (B, ...): its most likely token at every label."""

@@ -26,14 +26,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from megas2s.engine import EngineSpec, Local
 from megas2s.engine.ds_config import offloads_optimizer, read_ds_config, zero_stage
-from megas2s.models.config import Activation
+from megas2s.models.config import Activation, ModelConfig
 from megas2s.models.loss import FEW_CHUNKS, LOGITS_PER_CHUNK, SOFTMAX_ELEMENTS_ELSEWHERE
+from megas2s.models.parts import Span, held
 from megas2s.train.flops import Shapes, StepSize, depth, layers_with_backward, vocabulary_matrix
+from megas2s.train.ledger import Work
+from megas2s.train.placement import spans_of
+from megas2s.train.stage import Stage
 
 FP32 = 4
 ELEMENT_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
@@ -132,7 +136,19 @@ def model_states(shapes: Shapes, spread: Sharding, *, precision: str = "bf16", f
     return States(parameters, gradients, optimizer, update, buffers, host)
 
 
-def activations(
+class Kept(NamedTuple):
+    """Bytes that a unit (see `models.parts`) leaves for its backward pass, and those that its recomputation takes."""
+
+    stored: int = 0
+    recomputed: int = 0
+
+
+def activations(units: Sequence[Kept], *, in_flight: int = 1) -> int:
+    """Bytes of so many micro-batches at the start of a backward pass, in which one layer at a time is whole."""
+    return in_flight * sum(unit.stored for unit in units) + max(unit.recomputed for unit in units)
+
+
+def unit_activations(
     shapes: Shapes,
     size: StepSize,
     *,
@@ -142,12 +158,13 @@ def activations(
     dropout: bool = True,
     ffn_dropout: bool = False,
     checkpointing: bool = False,
-) -> int:
-    """Bytes that one micro-batch of `size.rows` rows leaves for its backward pass."""
+) -> list[Kept]:
+    """What one micro-batch of `size.rows` rows leaves, unit by unit."""
     element, width = ELEMENT_BYTES[precision], shapes["encoder.layers.0.ffn.down.weight"][0]
-    total = 0
+    units: list[Kept] = []
     for stack, layers in zip(("encoder", "decoder"), layers_with_backward(shapes, frozen=frozen), strict=True):
-        if not depth(shapes, stack):
+        deep = depth(shapes, stack)
+        if not deep:
             continue
         columns = size.target if stack == "decoder" else size.source
         sublayers = 3 if stack == "decoder" else 2
@@ -160,14 +177,18 @@ def activations(
         layer += columns * (sublayers * width * dropout + inner * ffn_dropout)
         if stack == "decoder":
             layer += size.source * element * 2 * heads
-        kept = columns * element * width
-        ends = kept  # the output, also a frozen encoder's
+        state = columns * element * width
+        below, above = 0, state  # the output, also a frozen encoder's
         if layers and f"{stack}.norm.weight" in shapes:
-            ends += kept
-        if layers == depth(shapes, stack):
-            ends += kept * (f"{stack}.embed_norm.weight" in shapes) + columns * width * dropout
-        total += ends + (layers * kept + layer * (layers > 0) if checkpointing else layers * layer)
-    return size.rows * total
+            above += state
+        if layers == deep:
+            below = state * (f"{stack}.embed_norm.weight" in shapes) + columns * width * dropout
+        for index in range(deep):
+            ends = below * (index == 0) + above * (index == deep - 1)
+            moves = index >= deep - layers
+            stored = ends + moves * (state if checkpointing else layer)
+            units.append(Kept(size.rows * stored, size.rows * layer * (moves and checkpointing)))
+    return [*units, Kept()]  # the head's are counted with the loss
 
 
 def vocabulary_loss(shapes: Shapes, size: StepSize, *, precision: str = "bf16", frozen: Collection[str] = ()) -> int:
@@ -190,3 +211,35 @@ def _buffers(spread: Sharding, sizes: dict[str, int], element: int) -> int:
         largest = max(sizes.values())
         total += element * (min(max(largest, spread.live_parameters), sum(sizes.values())) + largest)
     return total
+
+
+def stage_memory(stage: Stage, config: ModelConfig, work: Work, *, gpus: int) -> list[Memory]:
+    """Bytes on one GPU in a stage; in a pipeline, of each of its parts.
+
+    The part k of p holds the activations of p - k micro-batches when all are full (one forward, one backward).
+    """
+    ranks = stage.data_ranks(gpus)
+    rows = stage.micro_batch_rows(ranks)
+    size = work.size._replace(rows=rows * work.views)
+    spread = sharding(stage.engine, ranks=ranks)
+    units = unit_activations(
+        work.shapes,
+        size,
+        precision=stage.precision,
+        frozen=work.frozen,
+        activation=config.activation,
+        dropout=config.dropout > 0,
+        ffn_dropout=config.ffn_dropout > 0,
+        checkpointing=stage.activation_checkpointing,
+    )
+    spans = spans_of(stage.engine, config, work.size, frozen=work.frozen) or (Span(0, len(units)),)
+    found = []
+    for number, span in enumerate(spans):
+        shapes = {name: work.shapes[name] for name in held(config, span)}
+        states = model_states(shapes, spread, precision=stage.precision, frozen=work.frozen)
+        waiting = min(len(spans) - number, stage.rows // (ranks * rows))
+        kept = activations(units[span.first : span.stop], in_flight=waiting)
+        last = span.stop == len(units)
+        loss = vocabulary_loss(work.shapes, size, precision=stage.precision, frozen=work.frozen) if last else 0
+        found.append(Memory(states, kept, loss))
+    return found

@@ -11,9 +11,29 @@ with one that trains.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from megas2s.models.parts import Span
+from megas2s.engine import EngineSpec, Pipe
+from megas2s.errors import BadConfig
+from megas2s.models.config import ModelConfig
+from megas2s.models.parameters import parameter_shapes
+from megas2s.models.parts import Span, held, unit_count
+from megas2s.train.flops import StepSize, unit_flops
+
+
+def spans_of(engine: EngineSpec, config: ModelConfig, size: StepSize, *, frozen: Collection[str]) -> tuple[Span, ...]:
+    """The spans of an engine's parts; none where it is no pipeline."""
+    return tuple(placement(config, size, engine.stages, frozen=frozen)) if isinstance(engine, Pipe) else ()
+
+
+def placement(config: ModelConfig, size: StepSize, parts: int, *, frozen: Collection[str]) -> list[Span]:
+    """The spans of a model's pipeline by the FLOPs of a step; raises BadConfig where it has too few layers for it."""
+    units = [Span(unit, unit + 1) for unit in range(unit_count(config))]
+    trains = [any(name not in frozen for name in held(config, unit)) for unit in units]
+    try:
+        return placed(unit_flops(parameter_shapes(config), size, frozen=frozen), parts, trains=trains)
+    except ValueError as error:
+        raise BadConfig(str(error)) from None
 
 
 def placed(costs: Sequence[float], parts: int, *, trains: Sequence[bool]) -> list[Span]:
@@ -42,6 +62,11 @@ def placed(costs: Sequence[float], parts: int, *, trains: Sequence[bool]) -> lis
     return list(itertools.starmap(Span, itertools.pairwise((0, *best[len(costs)][1]))))
 
 
-def bubble(parts: int, micro_batches: int) -> float:
-    """The share of a step in which a part of equal cost waits (one forward, one backward; Narayanan et al. 2019)."""
-    return (parts - 1) / (micro_batches + parts - 1)
+def bubble(costs: Sequence[float], micro_batches: int) -> float:
+    """The share of all parts' time in a step that they wait (one forward, one backward; Narayanan et al. 2019).
+
+    A step of m micro-batches lasts as long as one of them takes through all parts, and m - 1 times the slowest part's
+    share; (p - 1) / (m + p - 1) where p parts cost the same. Transfers are not counted.
+    """
+    step = sum(costs) + (micro_batches - 1) * max(costs)
+    return 1 - micro_batches * sum(costs) / (len(costs) * step)

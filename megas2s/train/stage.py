@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from megas2s.engine import EngineSpec, Zero
+from megas2s.engine import EngineSpec, Zero, data_ranks
 from megas2s.engine.base import Precision
 from megas2s.engine.optim import AdamW
 from megas2s.errors import BadConfig
@@ -113,14 +113,21 @@ class Stage:
         assert self.tokens is not None
         return -(-self.tokens // self.batch_tokens)
 
-    def micro_batch_rows(self, world_size: int) -> int:
-        """Rows per rank and forward pass; raises BadConfig where the batch does not divide."""
-        if self.rows % world_size:
+    def data_ranks(self, world_size: int) -> int:
+        """How many of the ranks read samples of their own; raises BadConfig where they do not fit the engine."""
+        try:
+            return data_ranks(self.engine, world_size)
+        except BadConfig as error:
+            raise BadConfig(f"stage {self.name!r}: {error}") from None
+
+    def micro_batch_rows(self, ranks: int) -> int:
+        """Rows per data-parallel rank and forward pass; raises BadConfig where the batch does not divide."""
+        if self.rows % ranks:
             raise BadConfig(
                 f"stage {self.name!r}: {self.rows} rows per step (batch_tokens {self.batch_tokens} / "
-                f"{self.row_tokens}) are not divisible by {world_size} ranks; change batch_tokens or the ranks"
+                f"{self.row_tokens}) are not divisible by {ranks} ranks; change batch_tokens or the ranks"
             )
-        rows = self.rows // world_size
+        rows = self.rows // ranks
         micro_batch = self.micro_batch or rows
         if rows % micro_batch:
             raise BadConfig(

@@ -48,8 +48,8 @@ def test_a_window_longer_than_the_positions_is_refused(script, recipe, tmp_path)
     ("knobs", "said"),
     [
         (
-            {"zero_optimization": {"stage": 3}, "pipeline": {"stages": 2}},
-            "ZeRO-3 cannot run in a pipeline; use ZeRO-1 there or remove 'pipeline'",
+            {"zero_optimization": {"stage": 1}, "pipeline": {"stages": 2}},
+            "'pipeline' is stated by the recipe (engine.stages); remove it from the file",
         ),
         (
             {"train_batch_size": 32},
@@ -57,7 +57,7 @@ def test_a_window_longer_than_the_positions_is_refused(script, recipe, tmp_path)
         ),
         (None, "no DeepSpeed configuration at {path}; ds_configs/ holds the shipped ones"),
     ],
-    ids=["ZeRO-3 with a pipeline", "batch size stated twice", "missing file"],
+    ids=["stages stated twice", "batch size stated twice", "missing file"],
 )
 def test_a_deepspeed_file_that_cannot_work_is_refused_before_deepspeed_sees_it(script, recipe, tmp_path, knobs, said):
     path = tmp_path / "knobs.json"

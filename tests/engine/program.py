@@ -17,14 +17,17 @@ import torch
 from torch import Tensor
 
 from megas2s import dist, files
-from megas2s.engine import Local, Zero, make_engine
+from megas2s.engine import Local, Pipe, Zero, join, make_engine, pipe_stages
 from megas2s.engine.base import MOMENTS, Setup
 from megas2s.engine.optim import AdamW
 from megas2s.models.config import ModelConfig
-from megas2s.models.freezing import freeze
+from megas2s.models.freezing import freeze, frozen_names
+from megas2s.models.parts import Cut, construct_part
 from megas2s.models.transformer import build, construct
 from megas2s.objectives.base import Part, Plain
 from megas2s.rng import torch_seed
+from megas2s.train.flops import StepSize
+from megas2s.train.placement import spans_of
 from megas2s.train.samples import reconstructions
 
 STEPS, RESUME_AT, ROWS, MICRO_BATCH = 20, 8, 8, 2
@@ -63,7 +66,7 @@ def starting_weights(config: ModelConfig = CONFIG) -> dict[str, Tensor]:
 
 def batches(step: int) -> list[dict[str, Tensor]]:
     """This rank's micro-batches; the rows of a step are the same whatever the ranks."""
-    rank, world_size, _ = dist.place()
+    rank, world_size, _ = dist.data_place()
     draw = torch.Generator().manual_seed(step)
     source = torch.randint(5, 256, (ROWS, 16), generator=draw)
     labels = torch.randint(5, 256, (ROWS, 12), generator=draw)
@@ -96,10 +99,12 @@ class EncoderWatch:
                 modes = {module.training for module in model.encoder.modules()}
                 self.seen |= {(mode, arguments[1].requires_grad) for mode in modes}
 
-        model.decoder.register_forward_pre_hook(note)
+        if hasattr(model, "decoder"):
+            model.decoder.register_forward_pre_hook(note)
 
 
 def setup(
+    spec: Local | Zero | Pipe,
     precision: str,
     frozen: tuple[str, ...],
     initial,
@@ -109,8 +114,11 @@ def setup(
     recomputed: bool = False,
     scaled: bool = False,
 ) -> Setup:
-    def built():
-        model = construct(config)
+    names = frozenset(frozen_names(config, frozen))
+    size = StepSize(rows=ROWS, source=16, target=12, predicted=12)
+
+    def built(span=None):
+        model = construct(config) if span is None else construct_part(config, span)
         freeze(model, frozen)
         model.checkpoint_layers(recomputed)
         if watch is not None:
@@ -124,10 +132,21 @@ def setup(
         optimizer=AdamW(grad_clip=0.1, weight_decay=0.1, scale_by_rms=scaled),
         precision=precision,
         micro_batch=MICRO_BATCH,
-        micro_batches=ROWS // dist.place().world_size // MICRO_BATCH,
+        micro_batches=ROWS // dist.data_place().world_size // MICRO_BATCH,
         languages=2,
         dropout_seed=lambda step, index, rank: torch_seed(1, "dropout", step, index, rank),
+        cut=Cut(config, names, spans) if (spans := spans_of(spec, config, size, frozen=names)) else None,
     )
+
+
+def unlike(engine) -> list[str]:
+    """Parameters that a part of a pipeline computes with and that are not the ones it trains: copies gone astray."""
+    values = dict(engine.values())
+    return [
+        name
+        for name, parameter in engine._parameters.items()
+        if name in values and not torch.equal(parameter.detach(), values[name].to(parameter.dtype))
+    ]
 
 
 class Trace:
@@ -156,7 +175,7 @@ class Trace:
 
 
 def train(
-    spec: Local | Zero,
+    spec: Local | Zero | Pipe,
     precision: str,
     *,
     frozen: tuple[str, ...] = (),
@@ -170,11 +189,12 @@ def train(
     start = starting_weights(config)
     watch = EncoderWatch()
     choices = {"config": config, "watch": watch, "recomputed": recomputed, "scaled": scaled}
-    engine = make_engine(spec, setup(precision, frozen, start.__getitem__, **choices))
+    engine = make_engine(spec, setup(spec, precision, frozen, start.__getitem__, **choices))
     if trial:
         untouched = engine.counters()
         engine.train_step(batches(0), step=0, lr=0.0)
         engine.load_moments(None, untouched)
+    astray: list[str] = []
     trace = Trace(2e-2 if scaled else 1e-3)
     trace.run(engine, 0, min(RESUME_AT, steps // 2) if resume else steps)
     if resume:
@@ -183,8 +203,9 @@ def train(
         counters = engine.counters()
         engine.close()
         begun = {**start, **values}  # only rank 0 is given frozen values
-        engine = make_engine(spec, setup(precision, frozen, begun.__getitem__, **choices))
+        engine = make_engine(spec, setup(spec, precision, frozen, begun.__getitem__, **choices))
         engine.load_moments(lambda kind, name: moments[f"{kind}.{name}"], counters)
+        astray = unlike(engine) if isinstance(spec, Pipe) else []
         trace.run(engine, min(RESUME_AT, steps // 2), steps)
     heldout = dist.sum_over_ranks(engine.evaluate(batches(99)))[0].sum(0)
     last = {name: value.clone() for name, value in engine.values()}
@@ -198,6 +219,7 @@ def train(
         "moved": sorted(name for name, value in last.items() if not torch.equal(value, start[name])),
         "with_moments": sorted(moving),
         "counters": engine.counters(),
+        "unlike": dist.gather_texts(" ".join(astray + (unlike(engine) if isinstance(spec, Pipe) else []))),
         "given": [int(text) for text in dist.gather_texts(str(len(last)))],
         "encoder": dist.gather_texts(str(sorted(watch.seen))),
         "hosts": dist.gather_texts(f"rank {dist.place().rank} é"),
@@ -209,18 +231,18 @@ def train(
     return result
 
 
-def show(spec: Local | Zero, precision: str) -> dict:
+def show(spec: Local | Zero | Pipe, precision: str) -> dict:
     """Samples where rank 0 holds rows of three languages and others of one; the head is too large to stay gathered."""
     config = dataclasses.replace(CONFIG, vocab_size=4096)
     start = starting_weights(config)
-    engine = make_engine(spec, setup(precision, (), start.__getitem__, config=config))
-    draw = torch.Generator().manual_seed(dist.place().rank)
+    engine = make_engine(spec, setup(spec, precision, (), start.__getitem__, config=config))
+    draw = torch.Generator().manual_seed(dist.data_place().rank)
     labels = torch.randint(5, 4096, (3, 12), generator=draw)
     heldout = {
         "input_ids": torch.randint(5, 4096, (3, 16), generator=draw),
         "decoder_input_ids": labels,
         "labels": labels,
-        "language": torch.arange(3) if dist.is_main() else torch.zeros(3, dtype=torch.int64),
+        "language": torch.arange(3) if dist.data_place().rank == 0 else torch.zeros(3, dtype=torch.int64),
     }
     text = reconstructions(engine, [heldout], lambda ids: " ".join(map(str, ids.tolist())))
     engine.close()
@@ -245,12 +267,22 @@ VARIANTS = {
 BRIEF = {"brief": {"steps": 4}, "brief_resumed": {"steps": 4, "resume": True}}  # where a step takes seconds
 
 
+def spec_of(text: str) -> Local | Zero | Pipe:
+    """`local`, `pipe3` of three parts, or a file of ZeRO's."""
+    if text.startswith("pipe"):
+        return Pipe(stages=int(text.removeprefix("pipe")))
+    return Local() if text == "local" else Zero(config=text)
+
+
 def main() -> None:
     out, engine, precision, *variants = [word for word in sys.argv[1:] if not word.startswith("--local_rank")]
     torch.set_num_threads(1)
     assert MOMENTS[0] == "exp_avg"
     for config in engine.split(","):
-        spec = Local() if config == "local" else Zero(config=config)
+        spec = spec_of(config)
+        if pipe_stages(spec) > 1:
+            join()
+            dist.lay_out(pipe_stages(spec))
         for variant in variants or [*VARIANTS, "shown"]:
             shown = variant == "shown"
             result = show(spec, precision) if shown else train(spec, precision, **(VARIANTS | BRIEF)[variant])

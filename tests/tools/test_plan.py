@@ -83,6 +83,40 @@ def test_a_plan_needs_neither_corpus_nor_deepspeed_and_states_both_savings(recip
     assert plan["stages"][2]["memory"]["parameters"] == pytest.approx(frozen["parameters"] / 16, rel=1e-6)
 
 
+def test_a_pipeline_is_placed_by_cost_and_says_how_long_it_waits(run, recipe):
+    overrides = [f"stages.{stage}.engine={{name: pipe, stages: 4}}" for stage in ("mlm", "unfrozen")]
+    code, printed, _ = run(recipe, *SIXTEEN, "--json", *overrides)
+    assert code == 0
+    stages = json.loads(printed)["stages"]
+    assert stages[1]["pipeline"] is None
+    encoder, whole = stages[0]["pipeline"], stages[2]["pipeline"]
+    # 2048 rows on 4 data ranks, 32 at a time: 16 micro-batches, and 3 of 19 waiting were all parts alike.
+    assert (whole["data_ranks"], whole["micro_batches"]) == (4, 16)
+    assert 3 / 19 <= whole["bubble"] < 0.2
+    assert sum(part["share"] for part in whole["parts"]) == pytest.approx(1)
+    # Decoder layers cost more than the encoder's, so the first part has more of them than the last has of the others.
+    assert [part["units"] for part in encoder["parts"]][-1].endswith("head")
+    first, *_, last = (part["units"] for part in whole["parts"])
+    assert first.startswith("encoder 0-")
+    assert last.endswith(", head")
+    full = json.loads(run(recipe, *SIXTEEN, "--json")[1])["stages"][0]["memory"]
+    assert stages[0]["memory"]["parameters"] < full["parameters"]
+    code, printed, _ = run(recipe, *SIXTEEN, *overrides)
+    assert "pipeline of stage unfrozen: 4 parts x 4 data ranks, 16 micro-batches, " in printed
+
+
+def test_ranks_that_do_not_divide_into_pipelines_are_refused(run, recipe):
+    code, _, said = run(recipe, *SIXTEEN, "stages.mlm.engine={name: pipe, stages: 5}")
+    assert code == 2
+    assert "stage 'mlm': 16 ranks do not divide into pipelines of 5 stages; change engine.stages or the ranks" in said
+
+
+def test_more_pipe_stages_than_layers_are_refused(run, recipe):
+    code, _, said = run(recipe, *SIXTEEN, "stages.mlm.engine={name: pipe, stages: 16}")
+    assert code == 2
+    assert "16 pipe stages for 13 units (layers and the head); take fewer stages" in said
+
+
 def test_two_views_of_a_window_keep_twice_the_activations(run, recipe):
     def kept(objective: str) -> list[int]:
         code, printed, _ = run(recipe, *SIXTEEN, "--json", f"stages.unfrozen.objective={objective}")

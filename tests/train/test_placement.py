@@ -73,6 +73,11 @@ def test_what_cannot_be_is_refused():
 
 
 def test_the_bubble_shrinks_with_micro_batches():
-    assert bubble(1, 8) == 0.0
-    assert bubble(4, 1) == 0.75
-    assert bubble(4, 9) == 0.25
+    assert bubble([2.0], 8) == 0.0
+    assert bubble([3.0] * 4, 1) == 0.75
+    assert bubble([3.0] * 4, 9) == 0.25
+
+
+def test_parts_wait_for_the_slowest():
+    # Two micro-batches through parts of 1 and 3: the second part ends at 1 + 3 + 3 = 7, and 2 x 4 of 2 x 7 were work.
+    assert bubble([1.0, 3.0], 2) == pytest.approx(1 - 8 / 14)

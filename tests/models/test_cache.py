@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from megas2s.generate.cache import Cache
 from megas2s.generate.greedy import greedy
 from megas2s.models.config import ModelConfig
 from megas2s.models.transformer import build
@@ -39,7 +38,7 @@ def test_each_step_has_the_state_of_the_whole_pass(model):
     source = batch()
     target = torch.randint(5, 64, (3, 12))
     whole = model({**source, "decoder_input_ids": target}).decoder_hidden
-    cache = Cache(model, model.encode(**source), source["attention_mask"], length=12)
+    cache = model.cache(model.encode(**source), source["attention_mask"], length=12)
     steps = [cache.step(target[:, place : place + 1]) for place in range(12)]
     torch.testing.assert_close(torch.cat(steps, dim=1), whole, atol=1e-5, rtol=1e-4)
 

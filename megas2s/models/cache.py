@@ -1,28 +1,33 @@
 """Decoding one position at a time: what attention needs of earlier positions is kept, not computed again.
 
-    cache = Cache(model, memory, attention_mask, length=64)
+    cache = Cache(model.decoder, memory, attention_mask, length=64)
     hidden = cache.step(ids)               # (B, 1) -> (B, 1, D), the same as the whole decoder's at that position
 
-The model's own modules do the work, in the order in which its layers do it.
+The model's own modules do the work, in the order in which its layers do it. A decoder whose first layers lie elsewhere
+is given their states instead of ids.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from megas2s.models.attention import padding_mask
 from megas2s.models.layers import DecoderLayer
-from megas2s.models.transformer import Seq2SeqModel
+
+if TYPE_CHECKING:
+    from megas2s.models.transformer import Decoder
 
 
 class Cache:
     """Keys and values of a batch of rows: those of the source once, those of the target as they come."""
 
-    def __init__(self, model: Seq2SeqModel, memory: Tensor, attention_mask: Tensor | None, *, length: int) -> None:
-        self._decoder = model.decoder
+    def __init__(self, decoder: Decoder, memory: Tensor, attention_mask: Tensor | None, *, length: int) -> None:
+        self._decoder = decoder
         self._source_mask = None if attention_mask is None else padding_mask(attention_mask)
-        self._layers: list[DecoderLayer] = list(model.decoder.layers)  # type: ignore[arg-type]
+        self._layers: list[DecoderLayer] = list(decoder.layers)  # type: ignore[arg-type]
         self._source = [layer.cross_attention.keys_values(memory) for layer in self._layers]
         keys = self._source[0][0]
         shape = (len(self._layers), 2, keys.shape[0], keys.shape[1], length, keys.shape[3])
@@ -30,10 +35,10 @@ class Cache:
         self._bias = self._relative_bias(length, memory)
         self._length = 0
 
-    def step(self, ids: Tensor) -> Tensor:
-        """The decoder's states at the next position, which reads `ids` (B, 1): (B, 1, D)."""
+    def step(self, ids: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """The decoder's states at the next position, which reads `ids` (B, 1), or `hidden` (B, 1, D): (B, 1, D)."""
         place, self._length = self._length, self._length + 1
-        hidden = self._decoder.embedded(ids, None, first=place)
+        hidden = self._decoder.embedded(ids, None, first=place) if hidden is None else hidden
         mask = None if self._bias is None else self._bias[:, :, place : place + 1, : place + 1]
         for index, layer in enumerate(self._layers):
             hidden = self._layer(index, layer, hidden, place, mask)

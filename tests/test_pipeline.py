@@ -1,0 +1,90 @@
+"""Recipes in a pipeline: masked language modelling, denoising and E2S2 learn as on one device, however it is cut."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+EVERY_STAGE = Path(__file__).with_name("every_stage.py")
+ROOT = Path(__file__).resolve().parents[1]
+LAYOUTS = {"1 x 2": (1, 2), "2": (2, 1), "3": (3, 1), "4": (4, 1), "2 x 2": (2, 2)}  # pipe stages, data ranks
+GROUP = 4  # windows of a contrast
+STAGES = {
+    "mlm": {"objective": {"name": "mlm"}},  # full rows
+    "denoising": {  # padded rows, one matrix in three parts
+        "init": "mlm",
+        "objective": {"name": "denoising", "noise": "delete"},
+        "decoder": {"tying": "tied"},
+    },
+    "frozen": {
+        "init": "mlm",
+        "freeze": ["encoder.layers.0.*", "encoder.layers.1.*"],
+        "objective": {"name": "denoising", "noise": "mask"},
+        "decoder": {"tying": "tied_to_decoder"},
+        "activation_checkpointing": True,
+    },
+    "e2s2": {  # a group is gathered where there are two data ranks
+        "init": "denoising",
+        "objective": {"name": "e2s2", "contrast": {"group": GROUP, "temperature": 0.1}},
+    },
+}
+
+pytestmark = [pytest.mark.slow, pytest.mark.ranks, pytest.mark.timeout(700)]
+
+
+@pytest.fixture(scope="module")
+def recipe(make_recipe):
+    """The stages for a run folder, an engine and so many rows a pass."""
+
+    def made(run: Path, engine: dict, micro_batch: int) -> dict:
+        data = make_recipe(run)
+        data["model"] |= {"dropout": 0.0, "num_encoder_layers": 3, "num_decoder_layers": 3}
+        data["log"]["tensorboard"] = False
+        common = {**data["stages"][0], "engine": engine, "micro_batch": micro_batch}
+        common["optimizer"] = {**common["optimizer"], "grad_clip": 0.1}
+        data["stages"] = [{**common, **changes, "name": name} for name, changes in STAGES.items()]
+        return data
+
+    return made
+
+
+@pytest.fixture(scope="module")
+def alone(recipe, train_within, tmp_path_factory: pytest.TempPathFactory):
+    """The local engine."""
+    with train_within() as train:
+        yield train(recipe(tmp_path_factory.mktemp("alone") / "run", {"name": "local"}, GROUP))
+
+
+@pytest.fixture(scope="module", params=LAYOUTS)
+def piped(request: pytest.FixtureRequest, recipe, ranks, finished, tmp_path_factory: pytest.TempPathFactory):
+    """The same in a pipeline."""
+    stages, data_ranks = LAYOUTS[request.param]
+    folder = tmp_path_factory.mktemp("piped")
+    engine = {"name": "pipe", "stages": stages, "config": str(ROOT / "ds_configs" / "pipeline.json")}
+    data = recipe(folder / "run", engine, GROUP // data_ranks)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
+    done = ranks(stages * data_ranks, EVERY_STAGE, folder / "recipe.yaml", timeout=500)
+    assert done.returncode == 0, done.stdout[-3000:]
+    return finished(folder / "run")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_losses_and_clipped_norms_are_those_of_one_device(alone, piped, stage: str):
+    left, right = alone.log(stage), piped.log(stage)
+    assert min(line["grad_norm"] for line in left if line["kind"] == "train") > 0.1  # clipping acts on every step
+    assert len(left) == len(right)
+    for one, other in zip(left, right, strict=True):
+        assert one.keys() == other.keys()
+        numbers = [name for name in one if name.startswith(("loss", "measure/contrast", "grad_norm"))]
+        assert [other[name] for name in numbers] == pytest.approx([one[name] for name in numbers], rel=2e-5)
+        shares = [name for name in one if name.startswith("measure/denoise")]  # of labels: near ties may turn
+        assert [other[name] for name in shares] == pytest.approx([one[name] for name in shares], abs=0.02)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_weights_that_it_ends_with_are_those_of_one_device(alone, piped, stage: str):
+    left, right = alone.weights(stage), piped.weights(stage)
+    assert left.keys() == right.keys()
+    assert max(float((left[name] - right[name]).abs().max()) for name in left) < 1e-4
