@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from megas2s.errors import BadConfig, Refusal
+from megas2s.errors import BadConfig, LostRank, Refusal
 from megas2s.place import Place, place
 
 INTERRUPTED = 130
@@ -123,10 +123,25 @@ def run(main: Callable[[], int | None]) -> None:
     except BrokenPipeError:  # the reader of our output has left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
-    except Exception:
+    except Exception as error:
         time.sleep(_patience(here, refused=False))
-        raise
+        if not _lost_rank(error):
+            raise
+        last = str(error).strip().splitlines()[-1]
+        print(
+            f"error: rank {here.rank} on {socket.gethostname()} lost the other ranks ({last}): one has ended, hangs, "
+            "or the network is down; the same command continues from the last checkpoint",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(LostRank.exit_code)  # leaving in order would wait for those that are lost
     sys.exit(code)
+
+
+def _lost_rank(error: Exception) -> bool:
+    """Whether the network between ranks has failed; none has where `dist` was never imported."""
+    loaded = sys.modules.get("megas2s.dist")
+    return loaded is not None and loaded.lost_rank(error)
 
 
 def _press_again(lost: sys.UnraisableHookArgs) -> None:

@@ -14,6 +14,7 @@ import torch.distributed as torch_dist
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from megas2s.place import Place as Place
+from megas2s.place import on_this_host as on_this_host
 from megas2s.place import place as place
 
 
@@ -61,6 +62,11 @@ def device() -> torch.device:
 def active() -> bool:
     """Whether a process group exists."""
     return torch_dist.is_available() and torch_dist.is_initialized()
+
+
+def lost_rank(error: BaseException) -> bool:
+    """Whether an error says that other ranks do not answer, in the words of torch's backends."""
+    return isinstance(error, torch_dist.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
 
 
 def barrier() -> None:

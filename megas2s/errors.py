@@ -31,6 +31,12 @@ class BadCheckpoint(Refusal):
     exit_code = 4
 
 
+class LostRank(Refusal):
+    """Another rank that does not answer: it has ended, it hangs, or the network between them is down."""
+
+    exit_code = 7
+
+
 class DiskTrouble(Refusal):
     """A file system that is full or does not take our writes."""
 

@@ -51,7 +51,7 @@ def finetune(recipe: Finetuning) -> bool:
     record.log_to(run)
     if dist.is_main():
         lock.hold(run)
-    join()
+    join(recipe.patience)
     dist.lay_out(pipe_stages(recipe.engine))
     session = _session(prepared, micro_batch)
     step = json.loads(agree.told(json.dumps(_progress(session)) if dist.is_main() else ""))

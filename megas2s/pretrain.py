@@ -57,7 +57,7 @@ def pretrain(recipe: Recipe) -> bool:
     record.log_to(run)
     if dist.is_main():
         lock.hold(run)
-    join()
+    join(recipe.patience)
     text = json.dumps(_find_next(recipe, prepared, corpus)) if dist.is_main() else ""
     following = Next(*json.loads(agree.told(text)))
     if not following.left:

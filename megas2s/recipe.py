@@ -21,7 +21,7 @@ from megas2s.models.config import Activation, FirstToken, ModelConfig, Tying
 from megas2s.models.presets import preset
 from megas2s.models.weights import open_weights
 from megas2s.spec import nearest, parse, plain, read_yaml, spec
-from megas2s.train.stage import Checkpoints, Log, Stage
+from megas2s.train.stage import Checkpoints, Log, Stage, check_patience
 
 
 @spec
@@ -110,6 +110,7 @@ class Recipe:
     ranks: int | None = None  # where given, the number of processes the launcher must have started
     model: ModelChoice
     sampling: Sampling = Sampling()
+    patience: float = 1800.0  # seconds without an answer from the other ranks after which one gives up
     workers: int = 1  # loader processes per rank; 0 loads in the training process
     trial_step: bool = True  # try one step that leaves no trace before each stage, so that too large a model fails soon
     log: Log = Log()
@@ -131,6 +132,7 @@ class Recipe:
                     f"stage {stage.name!r}: init {stage.init!r} is neither an earlier stage nor a folder of weights; "
                     f"{nearest(stage.init, names[:index]) if index else 'give a folder'}"
                 )
+        check_patience(self.patience)
         if self.workers < 0:
             raise ValueError(f"workers must not be negative, got {self.workers}")
 

@@ -39,10 +39,12 @@ from megas2s.tokenizer.load import Tokenizer
 from megas2s.train import checkpoint
 from megas2s.train.assemble import flat
 from megas2s.train.schedule import Schedule
-from megas2s.train.stage import Checkpoints, Log
+from megas2s.train.stage import Checkpoints, Log, check_patience
 from megas2s.train.state import TrainState
 
-FREE = ("run", "engine", "micro_batch", "activation_checkpointing", "workers", "log", "checkpoints", "trial_step")
+# Where a run is trained and how often it reports, and how long its ranks and loaders wait.
+FREE: tuple[str, ...] = ("run", "engine", "micro_batch", "activation_checkpointing", "log", "checkpoints", "trial_step")
+FREE += ("workers", "patience")
 
 
 @spec
@@ -95,6 +97,7 @@ class Finetuning:
     engine: EngineSpec = Zero()
     activation_checkpointing: bool = False
     workers: int = 0
+    patience: float = 1800.0  # seconds without an answer from the other ranks after which one gives up
     trial_step: bool = True
     log: Reports = Reports()
     checkpoints: Checkpoints = Checkpoints()
@@ -112,6 +115,7 @@ class Finetuning:
             )
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+        check_patience(self.patience)
         if self.workers < 0:
             raise ValueError(f"workers must not be negative, got {self.workers}")
 

@@ -91,10 +91,13 @@ def make_engine(spec: Engines, setup: Setup) -> Engine:
     return engine
 
 
-def join() -> None:
-    """Join the process group where there are several ranks; collective. Engines join by themselves if need be."""
+def join(patience: float | None = None) -> None:
+    """Join the process group where there are several ranks; collective. Engines join by themselves if need be.
+
+    From then on a rank gives up after `patience` seconds without an answer from the others.
+    """
     if dist.place().world_size > 1:
-        importlib.import_module("megas2s.engine.zero").join()
+        importlib.import_module("megas2s.engine.zero").join(patience)
 
 
 def leave() -> None:

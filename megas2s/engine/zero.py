@@ -24,6 +24,7 @@ from deepspeed.ops.adam import DeepSpeedCPUAdam
 from deepspeed.runtime import bf16_optimizer
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from torch import Tensor, nn
+from torch.distributed import distributed_c10d
 
 from megas2s import dist
 from megas2s.engine import base, zero_state
@@ -43,29 +44,41 @@ from megas2s.errors import BadConfig
 from megas2s.models.transformer import Network
 from megas2s.spec import parse
 
-TIMEOUT = datetime.timedelta(minutes=30)
+PATIENCE = 1800.0  # seconds until a rank that does not answer is given up
 SHARED_MEMORY = Path("/dev/shm")
 
 # DeepSpeed calls collectives by names that newer torch deprecates, once per rank and launch.
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
 
 
-def join(timeout: datetime.timedelta = TIMEOUT) -> None:
+def join(patience: float | None = None) -> None:
     """Join the process group that the launcher describes; a process without a launcher is a group of one."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     if dist.active():
         return
     rank, world_size, local_rank = dist.place()
-    if world_size > 1 and "MASTER_ADDR" not in os.environ:
+    if "MASTER_ADDR" not in os.environ and dist.on_this_host() < world_size:
         raise BadConfig(
             f"{world_size} ranks but no MASTER_ADDR: export MASTER_ADDR (a host that all ranks reach) and MASTER_PORT"
         )
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", "29500" if world_size > 1 else str(_free_port()))
+    timeout = datetime.timedelta(seconds=PATIENCE if patience is None else patience)
+    # DeepSpeed makes groups of its own, which take torch's default, whatever that of the first group is.
+    for name in ("default_pg_timeout", "default_pg_nccl_timeout"):
+        setattr(distributed_c10d, name, timeout)
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(local_rank))
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank)
-    deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False, timeout=timeout)
+    try:
+        deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False, timeout=timeout)
+    except torch.distributed.DistNetworkError as error:
+        if "EADDRINUSE" not in str(error):
+            raise
+        raise BadConfig(
+            f"port {os.environ['MASTER_PORT']} of {os.environ['MASTER_ADDR']} is in use, by another run perhaps; take "
+            "another one (deepspeed --master_port N, or export MASTER_PORT)"
+        ) from None
     _forget_shared_memory()
 
 

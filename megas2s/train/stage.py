@@ -6,6 +6,7 @@ fixes the trainable set when an engine is initialised (DeepSpeed #5639).
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Literal
 
@@ -167,6 +168,12 @@ class Checkpoints:
         if self.keep_last < 1:
             raise ValueError(f"keep_last must be at least 1, got {self.keep_last}")
         _refuse_negative(self, "every", "keep_every")
+
+
+def check_patience(seconds: float) -> None:
+    """Refuse a time-out that ends before a rank can answer."""
+    if not 1 <= seconds < math.inf:
+        raise ValueError(f"patience must be at least 1 second and finite, got {seconds}")
 
 
 def _refuse_negative(values: object, *names: str) -> None:

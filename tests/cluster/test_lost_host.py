@@ -1,0 +1,58 @@
+"""A host that leaves the network amid a run: every rank ends within its patience and says so; the run goes on later."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from .hosts import Cluster, end
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 15
+
+pytestmark = [pytest.mark.slow, pytest.mark.ranks, pytest.mark.timeout(500)]
+
+
+def test_a_cut_cable_ends_every_rank_and_the_run_resumes(cluster: Cluster, make_recipe, finished, tmp_path: Path):
+    data = make_recipe(tmp_path / "run")
+    zero3 = {"name": "zero", "config": str(ROOT / "ds_configs" / "zero3.json")}
+    data |= {"patience": PATIENCE, "checkpoints": {"every": 5, "keep_last": 2}}
+    data["log"] |= {"tensorboard": False, "evaluate_every": 0}
+    data["stages"] = [{**data["stages"][0], "engine": zero3, "steps": 400}]
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+    launch = [Path(sys.executable).with_name("deepspeed"), "--hostfile", cluster.hostfile(slots=1), "--no_ssh_check"]
+    launch += ["--master_addr", cluster.address("alpha"), ROOT / "launch" / "pretrain.py", path]
+    log = tmp_path / "output.txt"
+    process = cluster.start(launch, log)
+    try:
+        metrics = tmp_path / "run" / "metrics.jsonl"
+        until(lambda: metrics.exists() and '"step": 12,' in metrics.read_text(), 200, log)
+        cluster.cut("beta")
+        until(lambda: not cluster.ranks(), PATIENCE + 60, log)
+        said = log.read_text()
+        assert "rank 0 on alpha lost the other ranks (" in said
+        assert (
+            "one has ended, hangs, or the network is down; the same command continues from the last checkpoint" in said
+        )
+    finally:
+        end(process)
+        cluster.kill()
+        cluster.mend("beta")
+    code, output = cluster.run(launch, timeout=300)
+    assert code == 0, output[-4000:]
+    assert "400 steps, from step " in output
+    assert "400 steps, from its beginning" not in output
+    assert [line["step"] for line in finished(tmp_path / "run").log("mlm")][-1] == 400
+
+
+def until(true, seconds: float, log: Path) -> None:
+    """Wait until something is so."""
+    give_up = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < give_up, f"not so after {seconds} s:\n{log.read_text()[-4000:]}"
+        time.sleep(0.1)
