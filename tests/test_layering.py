@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
     {"errors"},
-    {"spec", "rng", "place", "dist", "files", "labels", "processes", "cli", "hub"},
+    {"spec", "rng", "place", "dist", "files", "labels", "processes", "cli", "hub", "hosts"},
     {"models", "data", "tokenizer"},
     {"objectives", "convert", "metrics"},
     {"generate", "analysis"},
@@ -17,8 +17,8 @@ LAYERS = [
     {"engine", "splits"},
     {"train"},
     {"recipe", "tasks"},
-    {"prepare", "tuning"},
-    {"session"},
+    {"prepare", "tuning", "probe"},
+    {"session", "doctor"},
     {"pretrain", "finetune"},
 ]
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}

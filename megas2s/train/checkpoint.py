@@ -82,7 +82,7 @@ def save(
     Raises DiskTrouble on every rank, before anything is written, where the disk has no room for it.
     """
     temporary = files.temporary_folder(folder)
-    _begin(folder, lambda: _last_size(folder.parents[1]) or _size(config, trainable=engine.trainable()))
+    _begin(folder, lambda: _last_size(folder.parents[1]) or size(config, trainable=engine.trainable()))
     with files.disk_trouble(folder):
         _write_collectively(temporary / WEIGHTS, engine, config, metadata)
         if dist.is_main():
@@ -109,7 +109,7 @@ def save_final(
     """Write the weights a stage ends with; once they are published the stage is complete. Collective."""
     folder = stage_folder / WEIGHTS
     temporary = files.temporary_folder(folder)
-    _begin(folder, lambda: _size(config, trainable=0))
+    _begin(folder, lambda: size(config, trainable=0))
     with files.disk_trouble(folder):
         _write_collectively(temporary, engine, config, metadata)
         if dist.is_main():
@@ -247,7 +247,7 @@ def _last_size(stage_folder: Path) -> int:
     return 0
 
 
-def _size(config: ModelConfig, *, trainable: int) -> int:
+def size(config: ModelConfig, *, trainable: int) -> int:
     """Bytes of a model's weights and of the moments of so many trainable numbers, all in fp32."""
     weights = sum(math.prod(shape) for shape in parameter_shapes(config).values())
     return 4 * (weights + len(MOMENTS) * trainable)

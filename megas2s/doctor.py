@@ -1,0 +1,207 @@
+"""Before a launch: ask every host what it is, and say in one line what must be put right.
+
+    findings = examine(recipe, hosts, Asking(command, port=29500))
+
+A host is asked by running `tools/doctor.py --probe` on it, over ssh as a launcher would. Each check of each host is one
+finding; its advice is empty where all is well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shlex
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from megas2s.data.corpus import Corpus
+from megas2s.errors import Refusal
+from megas2s.hosts import Host
+from megas2s.models.parameters import parameter_shapes
+from megas2s.prepare import model_config
+from megas2s.probe import PACKAGES, REACHED, SHARED_MEMORY
+from megas2s.recipe import Recipe
+from megas2s.tokenizer.load import Tokenizer
+from megas2s.train import checkpoint
+
+Facts = Mapping[str, Any]
+
+SHARED_BYTES_PER_SLOT = 256 << 20  # NCCL, DeepSpeed's sums on CPUs and loader processes keep buffers there
+CLOCK_SECONDS = 5.0
+SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "PasswordAuthentication=no")
+ANSWER_SECONDS = 180.0  # torch is imported there, from a shared file system perhaps
+
+
+class Finding(NamedTuple):
+    """One check of one host."""
+
+    host: str
+    check: str
+    found: str
+    advice: str = ""
+
+
+class Asking(NamedTuple):
+    """How hosts are asked: the doctor's own command, the folder it runs in, and the port of the rendezvous."""
+
+    command: Sequence[str]
+    folder: Path
+    port: int
+    remote: bool  # over ssh; else on this machine
+
+
+def examine(recipe: Recipe, hosts: Sequence[Host], asking: Asking) -> list[Finding]:
+    """Every check of every host, in the order of the hosts."""
+    with _rendezvous(hosts[0], asking) as trouble, ThreadPoolExecutor(max_workers=32) as pool:
+        answers = list(pool.map(lambda host: _ask(host, hosts[0], asking), hosts))
+    for facts, _ in answers:
+        if trouble and "error" not in facts:
+            facts["reaches"] = trouble
+    names = [host.name for host in hosts]
+    late = dict(zip(names, (seconds for _, seconds in answers), strict=True))
+    facts = dict(zip(names, (facts for facts, _ in answers), strict=True))
+    return judge(hosts, facts, late=late, needed=needed_bytes(recipe))
+
+
+def needed_bytes(recipe: Recipe) -> int | None:
+    """Room that a run takes on disk: its checkpoints, one more while it is written; None without a corpus here."""
+    try:
+        corpus = Corpus.open(Path(recipe.corpus))
+        vocabulary = Tokenizer.load(corpus.tokenizer_folder).vocabulary
+    except Refusal:
+        return None
+    largest = 0
+    for stage in recipe.stages:
+        config = model_config(recipe, stage, vocabulary)
+        parameters = sum(math.prod(shape) for shape in parameter_shapes(config).values())
+        largest = max(largest, checkpoint.size(config, trainable=parameters))
+    return (recipe.checkpoints.keep_last + 1) * largest
+
+
+def judge(
+    hosts: Sequence[Host], facts: Mapping[str, Facts], *, late: Mapping[str, float], needed: int | None
+) -> list[Finding]:
+    """Every check of every host. `late` is by how many seconds a host's clock differs from ours, at least."""
+    findings = []
+    answered = [host for host in hosts if "error" not in facts[host.name]]
+    for host in hosts:
+        if host not in answered:
+            findings.append(Finding(host.name, "answers", "no", str(facts[host.name]["error"])))
+            continue
+        own, first = facts[host.name], facts[answered[0].name]
+        findings.append(Finding(host.name, "answers", f"as {own['name']}"))
+        findings += _alike(host.name, own, first, answered[0].name)
+        findings += _able(host, own, late[host.name], needed)
+    return findings
+
+
+def _alike(name: str, own: Facts, first: Facts, of: str) -> list[Finding]:
+    """What must be the same on every host."""
+    advice = {
+        **dict.fromkeys(("python", *PACKAGES), "install the same version on every host"),
+        "driver": "install the same GPU driver on every host",
+        "recipe": "let every host see the same recipe, and pass the same overrides",
+        "corpus": "let every host see the same corpus, or copy it again",
+    }
+    found = []
+    for check, what in advice.items():
+        same = own[check] == first[check]
+        found.append(Finding(name, check, str(own[check]), "" if same else f"{of} has {first[check]}; {what}"))
+    return found
+
+
+def _able(host: Host, own: Facts, late: float, needed: int | None) -> list[Finding]:
+    """What a host must have."""
+    gpus, compilers, room = own["gpus"], own["compiler"], needed or 0
+    listed = f"{len(gpus)} x {gpus[0]}" if gpus else "none, ranks run on the CPU"
+    shared = SHARED_BYTES_PER_SLOT * host.slots
+    checks = [
+        ("GPUs", listed, not 0 < len(gpus) < host.slots, f"slots={host.slots} are more; lower them or see to the GPUs"),
+        ("compiler", " ".join(compilers), len(compilers) == 2, "DeepSpeed compiles with g++ and ninja; install both"),
+        ("free disk", _gib(own["disk"]), own["disk"] >= room, f"checkpoints take {_gib(room)}; make room for the run"),
+        (
+            "shared memory",
+            _gib(own["shared_memory"]),
+            own["shared_memory"] >= shared,
+            f"{_gib(shared)} are needed in {SHARED_MEMORY}; in a container raise --shm-size",
+        ),
+        ("clock", f"{late:.1f} s off", late <= CLOCK_SECONDS, "let the hosts keep time by one server (chrony, NTP)"),
+        ("network", own["interface"] or "none", own["interface"], "no way leads to the first host; see `ip route`"),
+        ("rendezvous", own["reaches"], own["reaches"] == REACHED, _about_port(own["reaches"])),
+    ]
+    return [Finding(host.name, check, found, "" if well else advice) for check, found, well, advice in checks]
+
+
+def _about_port(found: str) -> str:
+    if "in use" in found:
+        return "another run may hold the port; take another one with --master_port"
+    return "a firewall may close the port; open it between the hosts, or take another one with --master_port"
+
+
+def _gib(size: int) -> str:
+    return f"{size / (1 << 30):.1f} GiB"
+
+
+def _ask(host: Host, first: Host, asking: Asking) -> tuple[dict[str, Any], float]:
+    """A host's facts, and by how many seconds its clock is off at least; `error` where it does not answer."""
+    began = time.time()
+    try:
+        done = subprocess.run(
+            _on(host, asking, "--probe", first.name),
+            capture_output=True,
+            text=True,
+            timeout=ANSWER_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return {"error": f"no answer within {ANSWER_SECONDS:g} s; try `ssh {host.name} hostname`"}, 0.0
+    ended = time.time()
+    if done.returncode:
+        return {"error": _why(host, done)}, 0.0
+    facts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return facts, max(0.0, began - facts["time"], facts["time"] - ended)
+
+
+def _why(host: Host, done: subprocess.CompletedProcess[str]) -> str:
+    said = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
+    if done.returncode == 255:  # ssh's own
+        return f"{said}; let `ssh {host.name} hostname` work without a password"
+    return f"the doctor fails there: {said}; the same folder and Python must be on every host"
+
+
+def _on(host: Host, asking: Asking, *more: str) -> list[str]:
+    command = [*asking.command, "--port", str(asking.port), *more]
+    if not asking.remote:
+        return command
+    exported = [
+        f"{name}={value}" for name, value in os.environ.items() if name.startswith("PYTHON")
+    ]  # as a launch does
+    there = shlex.join(["env", *exported, *command])
+    return [*SSH, host.name, f"cd {shlex.quote(str(asking.folder))} && exec {there}"]
+
+
+@contextlib.contextmanager
+def _rendezvous(first: Host, asking: Asking) -> Iterator[str]:
+    """Something that listens on the first host as rank 0 will; gives what stands against it, or nothing."""
+    listener = subprocess.Popen(
+        _on(first, asking, "--listen"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert listener.stdout is not None
+    assert listener.stdin is not None
+    said = listener.stdout.readline().strip()
+    try:
+        yield "" if said in ("listening", "") else said
+    finally:
+        with contextlib.suppress(OSError):
+            listener.stdin.close()  # which is its sign to end
+        listener.wait()

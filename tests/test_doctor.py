@@ -1,0 +1,72 @@
+"""What the doctor says of hosts: one line of advice for each thing that is wrong, and none where all is well."""
+
+from __future__ import annotations
+
+import pytest
+
+from megas2s.doctor import judge
+from megas2s.hosts import Host
+
+HOSTS = [Host("alpha", 8), Host("beta", 8)]
+WELL = {
+    "name": "node",
+    "python": "3.11.7",
+    "torch": "2.13.0",
+    "deepspeed": "0.19.8",
+    "transformers": "5.23.0",
+    "megas2s": "0.1.0",
+    "gpus": ["NVIDIA H100"] * 8,
+    "driver": "550.54",
+    "compiler": ["g++", "ninja"],
+    "disk": 1 << 40,
+    "shared_memory": 64 << 30,
+    "interface": "eth0 10.0.0.1",
+    "reaches": "reached",
+    "recipe": "aaaa",
+    "corpus": "bbbb",
+    "time": 0.0,
+}
+
+
+def advice(late: float = 0.0, needed: int | None = 100 << 30, **of_beta: object) -> list[str]:
+    facts = {"alpha": WELL, "beta": {**WELL, **of_beta}}
+    found = judge(HOSTS, facts, late={"alpha": 0.0, "beta": late}, needed=needed)
+    return [f"{one.host}: {one.check}: {one.advice}" for one in found if one.advice]
+
+
+def test_hosts_that_are_well_get_no_advice():
+    assert advice() == []
+    assert advice(needed=None, disk=0) == []  # without a corpus nobody knows what is needed
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ({"torch": "2.11.0"}, "beta: torch: alpha has 2.13.0; install the same version on every host"),
+        ({"driver": "535.1"}, "beta: driver: alpha has 550.54; install the same GPU driver on every host"),
+        ({"recipe": "cccc"}, "beta: recipe: alpha has aaaa; let every host see the same recipe, and pass the same"),
+        ({"corpus": "cccc"}, "beta: corpus: alpha has bbbb; let every host see the same corpus, or copy it again"),
+        ({"gpus": ["NVIDIA H100"] * 7}, "beta: GPUs: slots=8 are more; lower them or see to the GPUs"),
+        ({"compiler": ["g++"]}, "beta: compiler: DeepSpeed compiles with g++ and ninja; install both"),
+        ({"disk": 50 << 30}, "beta: free disk: checkpoints take 100.0 GiB; make room for the run"),
+        ({"shared_memory": 64 << 20}, "beta: shared memory: 2.0 GiB are needed in /dev/shm; in a container raise"),
+        ({"interface": ""}, "beta: network: no way leads to the first host; see `ip route`"),
+        ({"reaches": "port 29500 of alpha: timed out"}, "beta: rendezvous: a firewall may close the port; open it"),
+        ({"reaches": "port 29500 is in use: Address"}, "beta: rendezvous: another run may hold the port; take another"),
+        ({"late": 9.0}, "beta: clock: let the hosts keep time by one server (chrony, NTP)"),
+    ],
+)
+def test_what_is_wrong_with_a_host_is_one_line(found: dict, said: str):
+    (line,) = advice(**found)
+    assert line.startswith(said)
+
+
+def test_a_host_that_does_not_answer_is_said_and_not_compared_with():
+    facts = {"alpha": {"error": "Connection timed out; let `ssh alpha hostname` work"}, "beta": WELL}
+    found = judge(HOSTS, facts, late={"alpha": 0.0, "beta": 0.0}, needed=None)
+    assert [one.host for one in found if one.advice] == ["alpha"]
+    assert len([one for one in found if one.host == "alpha"]) == 1
+
+
+def test_ranks_on_the_cpu_need_no_gpus():
+    assert advice(gpus=[]) == []
