@@ -23,6 +23,7 @@ while [ "${1#--}" != "$1" ]; do shift; done
 for rank in 0 1; do SLURM_PROCID=$rank SLURM_NTASKS=2 SLURM_LOCALID=$rank "$@" --dry-run || exit $?; done
 """
 SCONTROL = "#!/bin/sh\necho node-a\necho node-b\n"
+PYTHON = f'#!/bin/sh\nexec {sys.executable} "$@"\n'
 MPIRUN = """#!/bin/sh
 while [ "${1#-}" != "$1" ]; do
   case "$1" in
@@ -41,10 +42,9 @@ def commands(tmp_path: Path) -> Path:
     """Stand-ins for what a cluster has, first on the path."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    for name, text in (("srun", SRUN), ("scontrol", SCONTROL), ("mpirun", MPIRUN)):
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL), ("mpirun", MPIRUN), ("python", PYTHON)):
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
-    (folder / "python").symlink_to(sys.executable)
     return folder
 
 
@@ -70,7 +70,7 @@ def test_the_batch_script_launches_every_task(shell, commands: Path, recipe: Pat
     environment["SLURM_JOB_NODELIST"] = "node-[a-b]"
     done = shell(["bash", str(SBATCH), str(recipe)], timeout=120, env=environment)
     assert done.returncode == 0, done.stdout
-    assert done.stdout.count("stage mlm: mlm, 4 steps of 32 rows") == 2
+    assert done.stdout.count("stage mlm: mlm, 4 steps of 32 rows") == 1  # both tasks check, one speaks
 
 
 class Strict(BaseModel):
@@ -119,7 +119,7 @@ class JobSpec(Strict):
 
 
 class MPIJob(Strict):
-    """The fields of the MPI Operator's v2beta1 that the file uses; it was also held against the operator's own schema."""
+    """The fields of the MPI Operator's v2beta1 that the file uses."""
 
     apiVersion: Literal["kubeflow.org/v2beta1"]
     kind: Literal["MPIJob"]
