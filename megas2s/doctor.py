@@ -179,9 +179,7 @@ def _on(host: Host, asking: Asking, *more: str) -> list[str]:
     command = [*asking.command, "--port", str(asking.port), *more]
     if not asking.remote:
         return command
-    exported = [
-        f"{name}={value}" for name, value in os.environ.items() if name.startswith("PYTHON")
-    ]  # as a launch does
+    exported = [f"{name}={value}" for name, value in os.environ.items() if name.startswith("PYTHON")]
     there = shlex.join(["env", *exported, *command])
     return [*SSH, host.name, f"cd {shlex.quote(str(asking.folder))} && exec {there}"]
 

@@ -1,29 +1,31 @@
 """Staged documents to shards: drop duplicates, set documents aside, cut shards, write them.
 
+    choice = Choice(parts, ...)            what stays and where; made once, by one process
+    plans = write_plans(choice, staging)   every shard to be, and which documents it has
+    write_shard_of(plans[i], ...)          one of them, by whoever wants to
+
 Which documents are held out is decided by their text's hash against their language's threshold, so that equal texts
 are never on both sides, and nothing depends on order or processes. A language with two different texts or more has at
 least one on either side: the text with the smallest hash is held out, the one with the largest never.
 
-Shards are cut by counts alone, so a run that is interrupted here finds the shards it has already written.
+Shards are cut by counts alone, so a run that is interrupted here finds the shards that are there already.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from megas2s.data.dedup import Marks, mark_duplicates
+from megas2s.data.parts import Group, Parts
 from megas2s.data.shards import SHARD_DOCUMENTS, SHARD_TOKENS, ShardEntry, ShardMeta, entry_of, write_shard
-from megas2s.data.staging import Group, Staging
-from megas2s.errors import BadData
+from megas2s.files import disk_trouble, make_folder
 
-PIECE = 1 << 20  # ids copied at once
-MOST_THREADS = 8
+PLANS = "plans"
 
 
 @dataclasses.dataclass
@@ -40,50 +42,55 @@ class Tally:
     most: int = 0
 
 
-@dataclasses.dataclass(frozen=True)
-class ShardPlan:
-    """One shard to be: where its documents lie in the flat ids of its group."""
+class ShardPlan(NamedTuple):
+    """One shard to be. Which documents of its group it has lies in `PLANS`."""
 
     split: str
     group: Group
     number: int
-    starts: np.ndarray  # int64 (documents,)
-    lengths: np.ndarray
+    documents: int
+    tokens: int
+
+    def path(self, corpus: Path) -> Path:
+        """Where the shard lies."""
+        return corpus / self.split / self.group.language / f"{self.group.source}-{self.number:05d}.arrow"
 
 
-class Assembly:
+class Choice:
     """The choice among staged documents; everything in it is a function of what was staged and two flags."""
 
-    def __init__(self, staging: Staging, *, deduplicate: bool, held_out: float) -> None:
-        self.staging = staging
+    def __init__(self, parts: Parts, staging: Path, *, deduplicate: bool, held_out: float) -> None:
+        self.parts = parts
         self._threshold = int(held_out * 2**64)
         self._marks: Marks | None = None
         if deduplicate:
-            everything = (part for group in sorted(staging.groups) for part in staging.records(group))
-            self._marks = mark_duplicates(everything, documents=staging.documents, folder=staging.folder / "dedup")
+            everything = (records for group in sorted(parts.groups) for records in parts.records(group))
+            self._marks = mark_duplicates(everything, documents=parts.documents, folder=staging / "dedup")
         self.tallies: dict[str, Tally] = {}
-        for group in sorted(staging.groups):
+        for group in sorted(parts.groups):
             self._survey(group)
-        for group in sorted(staging.groups):
+        for group in sorted(parts.groups):
             self._count(group)
 
-    def plans(self) -> Iterator[ShardPlan]:
-        """Every shard, in the order of `corpus.json`: by split, language, source and number."""
+    def shards(self) -> Iterator[tuple[ShardPlan, np.ndarray]]:
+        """Every shard, in the order of `corpus.json`, by split, language, source and number; with each the starts and
+        lengths (2, documents) of its documents among the flat ids of its group."""
         for split in ("train", "heldout"):
-            names = sorted({(group.language, group.source) for group in self.staging.groups})
+            names = sorted({(group.language, group.source) for group in self.parts.groups})
             for language, source in names:
                 number = 0
                 for origin in ("heldout", "train"):
                     group = Group(origin, language, source)
-                    if group not in self.staging.groups:
+                    if group not in self.parts.groups:
                         continue
                     for starts, lengths in _cut(self._chosen(group, split)):
-                        yield ShardPlan(split, group, number, starts, lengths)
+                        plan = ShardPlan(split, group, number, len(lengths), int(lengths.sum()))
+                        yield plan, np.stack([starts, lengths])
                         number += 1
 
     def _survey(self, group: Group) -> None:
         tally = self.tallies.setdefault(group.language, Tally())
-        for records in self.staging.records(group):
+        for records in self.parts.records(group):
             kept = records[self._kept(records)]
             tally.duplicates += len(records) - len(kept)
             if group.split == "train" and len(kept):
@@ -92,7 +99,7 @@ class Assembly:
 
     def _count(self, group: Group) -> None:
         tally = self.tallies[group.language]
-        for records in self.staging.records(group):
+        for records in self.parts.records(group):
             kept = self._kept(records)
             aside = kept & self._aside(records, group)
             tally.heldout_documents += int(aside.sum())
@@ -120,7 +127,7 @@ class Assembly:
     def _chosen(self, group: Group, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Starts and lengths of a group's documents that belong to `split`, some at a time."""
         position = 0
-        for records in self.staging.records(group):
+        for records in self.parts.records(group):
             lengths = records["tokens"].astype(np.int64)
             starts = position + np.cumsum(lengths) - lengths
             position += int(lengths.sum())
@@ -128,59 +135,37 @@ class Assembly:
             yield starts[chosen], lengths[chosen]
 
 
-def write_shards(
-    assembly: Assembly, folder: Path, *, fingerprint: str, separator: int, workers: int, report: Callable[[int], None]
-) -> dict[str, list[ShardEntry]]:
-    """Write every shard that is not there yet; `report` is told the tokens of each as it is done."""
-    entries: dict[str, list[ShardEntry]] = {"train": [], "heldout": []}
-    pending: deque[tuple[str, Future[ShardEntry]]] = deque()
-    threads = min(workers, MOST_THREADS)
-
-    def take() -> None:
-        split, future = pending.popleft()
-        entry = future.result()
-        entries[split].append(entry)
-        report(entry.tokens)
-
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for plan in assembly.plans():
-                meta = ShardMeta(
-                    language=plan.group.language,
-                    source=plan.group.source,
-                    fingerprint=fingerprint,
-                    separator=separator,
-                )
-                pending.append((plan.split, pool.submit(_write, plan, folder, meta, assembly.staging)))
-                if len(pending) > threads:
-                    take()
-            while pending:
-                take()
-        finally:
-            pool.shutdown(cancel_futures=True)
-    return entries
+def write_plans(choice: Choice, staging: Path) -> list[ShardPlan]:
+    """Every shard that is to be, and beside them which documents each has."""
+    folder = staging / PLANS
+    with disk_trouble(folder):
+        make_folder(folder)
+        plans: list[ShardPlan] = []
+        for plan, documents in choice.shards():
+            np.save(folder / f"{len(plans):06d}.npy", documents)
+            plans.append(plan)
+    return plans
 
 
-def _write(plan: ShardPlan, folder: Path, meta: ShardMeta, staging: Staging) -> ShardEntry:
-    path = folder / plan.split / meta.language / f"{meta.source}-{plan.number:05d}.arrow"
+def write_shard_of(
+    plan: ShardPlan, index: int, parts: Parts, corpus: Path, staging: Path, *, fingerprint: str, separator: int
+) -> ShardEntry:
+    """Write the shard of a plan, the one of that index, unless it is there."""
+    path, group = plan.path(corpus), plan.group
+    meta = ShardMeta(language=group.language, source=group.source, fingerprint=fingerprint, separator=separator)
     if path.is_file():  # a shard appears whole, and its content follows from what is staged
-        return entry_of(path, len(plan.lengths), int(plan.lengths.sum()), meta)
-    return write_shard(path, plan.lengths, _pieces(plan, staging), dtype=staging.dtype, meta=meta)
+        return entry_of(path, plan.documents, plan.tokens, meta)
+    starts, lengths = np.load(staging / PLANS / f"{index:06d}.npy", allow_pickle=False)
+    return write_shard(path, lengths, parts.ids(group, _runs(starts, lengths)), dtype=parts.dtype, meta=meta)
 
 
-def _pieces(plan: ShardPlan, staging: Staging) -> Iterator[np.ndarray]:
-    """The ids of the plan's documents; neighbours are read together."""
-    breaks = np.flatnonzero(plan.starts[1:] != plan.starts[:-1] + plan.lengths[:-1]) + 1
+def _runs(starts: np.ndarray, lengths: np.ndarray) -> Iterator[tuple[int, int]]:
+    """From where to where the ids of neighbouring documents lie: they are read together."""
+    breaks = np.flatnonzero(starts[1:] != starts[:-1] + lengths[:-1]) + 1
     first = np.concatenate([[0], breaks])
-    last = np.concatenate([breaks, [len(plan.starts)]]) - 1
-    with staging.open_ids(plan.group) as file:
-        for start, end in zip(plan.starts[first], plan.starts[last] + plan.lengths[last], strict=True):
-            file.seek(int(start) * staging.dtype.itemsize)
-            for position in range(int(start), int(end), PIECE):
-                piece = np.fromfile(file, staging.dtype, min(PIECE, int(end) - position))
-                if len(piece) < min(PIECE, int(end) - position):
-                    raise BadData(f"{file.name} has lost bytes since it was written; remove {staging.folder}")
-                yield piece
+    last = np.concatenate([breaks, [len(starts)]]) - 1
+    ends = starts[last] + lengths[last]
+    return zip(starts[first].tolist(), ends.tolist(), strict=True)
 
 
 def _cut(parts: Iterator[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:

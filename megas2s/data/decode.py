@@ -41,13 +41,24 @@ class Block:
     """A run of whole documents of one file, not yet decoded."""
 
     file: InputFile
-    first: int  # number of the first line, or row, of the block, from 1
+    first: int  # number of the first line, or row, of the block, from 1, not counting those in `before`
+    before: int = 0  # bytes at the file's front whose lines nobody has counted
     content: bytes  # lines; or an Arrow stream with binary columns `text` and, where it is read, `language`
     position: int  # bytes of the file on disk that have been read so far, for the progress display
 
     def place(self, index: int) -> str:
         """How to name line or row `index` of the block to a person."""
-        return f"{self.file.name}, {'line' if self.file.format in ('txt', 'jsonl') else 'row'} {self.first + index}"
+        return place(self.file, self.before, self.first + index)
+
+
+def place(file: InputFile, before: int, number: int) -> str:
+    """A line or row by its number behind the first `before` bytes, whose lines are counted now that somebody asks."""
+    if before:
+        with open(file.name, "rb") as raw:
+            while before and (chunk := raw.read(min(before, 1 << 20))):
+                number += chunk.count(b"\n")
+                before -= len(chunk)
+    return f"{file.name}, {'line' if file.format in ('txt', 'jsonl') else 'row'} {number}"
 
 
 class _Raw(NamedTuple):

@@ -20,6 +20,7 @@ from megas2s.data.decode import Block, Document, decode
 from megas2s.data.inputs import InputFile, Inputs
 from megas2s.data.languages import language_code, language_of_name, language_of_path
 from megas2s.data.lines import read_lines
+from megas2s.data.pieces import Span
 from megas2s.data.progress import Progress
 from megas2s.data.tables import count_shards, read_tables
 from megas2s.errors import BadConfig, BadData
@@ -45,9 +46,11 @@ def input_files(inputs: Inputs | Sequence[Inputs]) -> list[InputFile]:
     return sorted(found.values(), key=lambda file: (file.inputs.split == "train", file.name))
 
 
-def read_blocks(file: InputFile, *, size: int = BLOCK) -> Iterator[Block]:
-    """The blocks of one work unit, in order; raises BadData where it cannot be read."""
-    return (read_lines if file.format in ("txt", "jsonl") else read_tables)(file, size=size)
+def read_blocks(span: Span, *, size: int = BLOCK) -> Iterator[Block]:
+    """The blocks of one file, or of a span of it, in order; raises BadData where it cannot be read."""
+    if span.file.format in ("txt", "jsonl"):
+        return read_lines(span, size=size)
+    return read_tables(span.file, size=size)
 
 
 def bytes_to_read(files: Sequence[InputFile]) -> int:
@@ -67,7 +70,7 @@ def read_documents(
     total = bytes_to_read(files)
     before = documents = text_bytes = 0
     for number, file in enumerate(files):
-        for block in read_blocks(file):
+        for block in read_blocks(Span(file)):
             for document in decode(block, counts):
                 yield document
                 documents += 1

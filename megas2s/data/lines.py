@@ -14,8 +14,9 @@ from typing import BinaryIO
 
 import zstandard
 
-from megas2s.data.decode import Block, too_long
+from megas2s.data.decode import Block, place, too_long
 from megas2s.data.inputs import InputFile
+from megas2s.data.pieces import Span
 from megas2s.errors import BadData
 
 _NEWLINE = b"\n"
@@ -26,28 +27,61 @@ _SUSPICIOUS = 1000  # an archive that unpacks to more than this many times its s
 _SUSPICIOUS_BYTES = 1 << 30  # ... and to more than this is taken for an attack
 
 
-def read_lines(file: InputFile, *, size: int) -> Iterator[Block]:
+def read_lines(span: Span, *, size: int) -> Iterator[Block]:
     """Blocks of about `size` bytes, cut between documents; raises BadData naming file and line."""
+    file = span.file
     paragraphs = file.format == "txt" and file.inputs.documents == "paragraphs"
     border = _last_blank if paragraphs else _last_newline
     line = 1
     held = b""
     scanned_for = size
     with _opened(file) as raw:
-        for chunk in _from_start(_UNPACK[file.compression](raw, size, file)):
+        stop = None if span.stop is None else _first_start(raw, span.stop, paragraphs)
+        before = _first_start(raw, span.start, paragraphs)
+        raw.seek(before)
+        chunks = _UNPACK[file.compression](raw, size, file) if stop is None else _until(raw, stop, size)
+        for chunk in chunks if before else _from_start(chunks):
             held += chunk
             if len(held) < scanned_for:
                 continue
             cut = border(held)
-            _refuse_long(held, cut, line, file)
+            _refuse_long(held, cut, line, file, before)
             if cut:
-                yield Block(file=file, first=line, content=held[:cut], position=raw.tell())
+                yield Block(file=file, first=line, before=before, content=held[:cut], position=raw.tell())
                 line += held.count(_NEWLINE, 0, cut)
                 held = held[cut:]
             scanned_for = max(size, 2 * len(held))  # a document longer than a block is not searched at every chunk
-        _refuse_long(held, border(held), line, file)
+        _refuse_long(held, border(held), line, file, before)
         if held:
-            yield Block(file=file, first=line, content=held, position=raw.tell())
+            yield Block(file=file, first=line, before=before, content=held, position=raw.tell())
+
+
+def _first_start(raw: BinaryIO, position: int, paragraphs: bool) -> int:
+    """Where the first document begins that begins at or after `position`; the file's end where none does."""
+    if position == 0:
+        return 0
+    raw.seek(position - 1)
+    _pass_line(raw)  # the newline in front of `position` itself, if a line begins there
+    while paragraphs and not _pass_line(raw):
+        pass
+    return raw.tell()
+
+
+def _pass_line(raw: BinaryIO) -> bool:
+    """Go behind the next newline; says whether nothing but blanks came before it, or nothing at all."""
+    blank = True
+    while chunk := raw.read(_READ):
+        found = chunk.find(_NEWLINE)
+        blank = blank and not chunk[: found if found >= 0 else None].strip(b" \t\r")
+        if found >= 0:
+            raw.seek(found + 1 - len(chunk), 1)
+            return blank
+    return True
+
+
+def _until(raw: BinaryIO, stop: int, size: int) -> Iterator[bytes]:
+    while chunk := raw.read(min(size, stop - raw.tell())):
+        yield chunk
 
 
 def _last_newline(content: bytes) -> int:
@@ -62,10 +96,10 @@ def _last_blank(content: bytes) -> int:
     return max((found.end() for found in _LAST_BLANK.finditer(content)), default=0)
 
 
-def _refuse_long(held: bytes, cut: int, line: int, file: InputFile) -> None:
+def _refuse_long(held: bytes, cut: int, line: int, file: InputFile, before: int) -> None:
     """Refuse the unfinished document behind `cut` once it takes too much memory; decoding checks the finished ones."""
     if len(held) - cut > file.inputs.longest_document:
-        raise too_long(f"{file.name}, line {line + held.count(_NEWLINE, 0, cut)}", file.inputs)
+        raise too_long(place(file, before, line + held.count(_NEWLINE, 0, cut)), file.inputs)
 
 
 def _from_start(chunks: Iterator[bytes]) -> Iterator[bytes]:

@@ -21,6 +21,7 @@ class Progress(NamedTuple):
     total: int  # 0 where it is not known
     documents: int  # since this start
     text_bytes: int  # since this start
+    unit: str = "files"  # what `files` and `files_total` count
 
 
 class Display:
@@ -62,7 +63,7 @@ class Display:
 def describe(progress: Progress, *, seconds: float, first: int) -> str:
     """Files, rates and time left, in words; `first` is where this start began."""
     done = progress.position - first
-    said = [f"{progress.files}/{progress.files_total} files"]
+    said = [f"{progress.files}/{progress.files_total} {progress.unit}"]
     if progress.documents and seconds > 0:
         said += [f"{progress.documents / seconds:,.0f} documents/s", f"{progress.text_bytes / seconds / 1e6:.1f} MB/s"]
     if progress.total and done > 0:

@@ -9,6 +9,7 @@ import zstandard
 
 from megas2s.data.documents import input_files, read_blocks
 from megas2s.data.inputs import Inputs
+from megas2s.data.pieces import Span
 from megas2s.errors import BadConfig, BadData
 from megas2s.spec import parse
 
@@ -52,7 +53,7 @@ def test_a_document_longer_than_allowed_is_refused_before_it_is_read_whole(tmp_p
     path.write_bytes(b"short\n" + b"x" * 5000)
     (file,) = input_files(Inputs(paths=(str(path),), longest_document=1000))
     with pytest.raises(BadData, match=r"en\.txt, line 2: a document of more than 1000 bytes"):
-        list(read_blocks(file, size=100))
+        list(read_blocks(Span(file), size=100))
 
 
 def test_rows_without_text_are_refused(tmp_path):

@@ -17,6 +17,7 @@ from megas2s.data.clean import clean
 from megas2s.data.documents import input_files, read_blocks, read_documents
 from megas2s.data.inputs import Inputs
 from megas2s.data.languages import language_of_name
+from megas2s.data.pieces import Span
 
 from .document_files import TEXTS, a_csv, a_parquet, jsonl, jsonl_gz, jsonl_zst, lines, texts_of
 
@@ -47,7 +48,7 @@ def large_csv(folder):
 def test_the_position_in_a_large_table_moves_with_its_rows(tmp_path, make):
     make(tmp_path)
     (file,) = input_files(Inputs(paths=(str(tmp_path),)))
-    found = [(block.first / 2000, block.position / file.bytes) for block in read_blocks(file, size=10_000)]
+    found = [(block.first / 2000, block.position / file.bytes) for block in read_blocks(Span(file), size=10_000)]
     assert len(found) > 5
     for (_, position), (rows, _) in itertools.pairwise(found):
         assert position == pytest.approx(rows, abs=0.05)
@@ -87,7 +88,7 @@ def test_txt_is_cut_into_lines_or_paragraphs(tmp_path, content, documents, expec
 def test_where_blocks_are_cut_changes_nothing(texts, size, tmp_path_factory):
     path = lines(tmp_path_factory.mktemp("blocks") / "en.jsonl", texts)
     (file,) = input_files(Inputs(paths=(str(path),)))
-    blocks = list(read_blocks(file, size=size))
+    blocks = list(read_blocks(Span(file), size=size))
     assert b"".join(block.content for block in blocks) == path.read_bytes()
     assert all(block.content.endswith(b"\n") for block in blocks)
     assert [block.first for block in blocks] == [
@@ -107,7 +108,7 @@ def test_where_paragraphs_are_cut_changes_nothing(paragraphs, gaps, size, tmp_pa
     inputs = Inputs(paths=(str(path),), documents="paragraphs")
     whole = [document.text for document in read_documents(inputs)]
     cut = []
-    for block in read_blocks(input_files(inputs)[0], size=size):
+    for block in read_blocks(Span(input_files(inputs)[0]), size=size):
         part = path.with_name("fr.txt")
         part.write_bytes(block.content)
         cut += texts_of(paths=[str(part)], documents="paragraphs")

@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,11 +15,15 @@ from byte_tokenizer import Bytes, Deadly
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megas2s.data import assemble, staging
+from megas2s.data import assemble
 from megas2s.data.clean import clean
 from megas2s.data.corpus import Corpus, verify_corpus
+from megas2s.data.documents import input_files
+from megas2s.data.inputs import Inputs
+from megas2s.data.pieces import cut, name_of
 from megas2s.data.preprocess import Choices, CorpusTokenizer
-from megas2s.errors import BadConfig, BadData, DiskTrouble
+from megas2s.data.team import _attempt, _opened
+from megas2s.errors import BadConfig, BadData, DiskTrouble, Refusal
 
 from .byte_corpus import KEEP_ALL, TOKENIZER, make, texts
 
@@ -59,16 +65,75 @@ def test_any_text_survives(documents, tmp_path_factory):
 def test_workers_and_blocks_change_no_byte(inputs, tmp_path, choices):
     make(inputs, tmp_path / "one", choices=choices)
     make(inputs, tmp_path / "blocks", choices=choices, block_size=50)
-    make(inputs, tmp_path / "two", choices=choices, block_size=50, workers=2)
-    assert content(tmp_path / "one") == content(tmp_path / "blocks") == content(tmp_path / "two")
+    make(inputs, tmp_path / "pieces", choices=choices, block_size=50, piece_size=70)
+    make(inputs, tmp_path / "two", choices=choices, block_size=50, piece_size=300, workers=2)
+    for other in ("blocks", "pieces", "two"):
+        assert content(tmp_path / "one") == content(tmp_path / other)
+
+
+class Threads:
+    """Ranks that are threads of this process."""
+
+    def __init__(self, rank: int, size: int, shared: dict, barrier: threading.Barrier) -> None:
+        self.rank, self.size = rank, size
+        self._shared, self._barrier = shared, barrier
+
+    def told(self, work):
+        if self.rank == 0:
+            self._shared["told"] = _attempt(work)
+        self._barrier.wait()
+        answer = self._shared["told"]
+        self._barrier.wait()
+        return _opened(answer)
+
+    def together(self, work):
+        self._shared[self.rank] = _attempt(work)
+        self._barrier.wait()
+        answers = [self._shared[rank] for rank in range(self.size)]
+        self._barrier.wait()
+        for answer in answers:
+            _opened(answer)
+
+
+def make_by_ranks(size, inputs, folder, **settings):
+    """The corpus, or the refusal that every rank met, of so many ranks."""
+    shared, barrier = {}, threading.Barrier(size)
+
+    def one(rank):
+        try:
+            return make(inputs, folder, team=Threads(rank, size, shared, barrier), **settings)
+        except Refusal as refusal:
+            return f"{type(refusal).__name__}: {refusal}"
+
+    with ThreadPoolExecutor(size) as pool:
+        found = list(pool.map(one, range(size)))
+    assert len({str(each) for each in found}) == 1, found
+    return found[0]
+
+
+@pytest.mark.parametrize("size", [2, 3, 7])
+def test_the_number_of_ranks_changes_no_byte(inputs, tmp_path, size, monkeypatch):
+    monkeypatch.setattr(assemble, "SHARD_TOKENS", 100)
+    choices = Choices(held_out=0.2)
+    make(inputs, tmp_path / "one", choices=choices)
+    corpus = make_by_ranks(size, inputs, tmp_path / "ranks", choices=choices, piece_size=200)
+    assert content(tmp_path / "one") == content(tmp_path / "ranks")
+    assert make_by_ranks(size, inputs, tmp_path / "ranks", choices=choices) == corpus
+
+
+def test_what_one_rank_refuses_all_are_told(inputs, tmp_path):
+    (inputs / "it.txt").write_bytes(b"uno\n\xff\n")
+    said = make_by_ranks(3, inputs, tmp_path / "out", piece_size=100)
+    assert said.endswith("it.txt, line 2: invalid UTF-8; repair it, or use --invalid-utf8 drop")
+    (inputs / "it.txt").write_bytes(b"uno\ndue\n")
+    assert texts(make_by_ranks(2, inputs, tmp_path / "out", piece_size=100), language="it") == ["uno", "due"]
 
 
 class Interruption(Exception):
     pass
 
 
-def test_an_interruption_after_any_block_changes_no_byte(inputs, tmp_path, monkeypatch):
-    monkeypatch.setattr(staging, "COMMIT_SECONDS", 0)
+def test_an_interruption_after_any_block_changes_no_byte(inputs, tmp_path):
     choices = Choices(held_out=0.1)
     make(inputs, tmp_path / "straight", choices=choices, block_size=200)
     starts = []
@@ -82,7 +147,7 @@ def test_an_interruption_after_any_block_changes_no_byte(inputs, tmp_path, monke
 
         folder = tmp_path / f"interrupted-{interrupted}"
         try:
-            make(inputs, folder, choices=choices, block_size=200, report=stop)
+            make(inputs, folder, choices=choices, block_size=200, piece_size=600, report=stop)
             break
         except Interruption:
             with pytest.raises(BadData, match="never finished"):
@@ -92,7 +157,7 @@ def test_an_interruption_after_any_block_changes_no_byte(inputs, tmp_path, monke
         assert content(folder) == content(tmp_path / "straight")
         starts.append((seen[-1][1], again[0].phase, again[0].files))
     assert len(starts) > 15
-    for finished, phase, first in starts:  # no finished file is read again
+    for finished, phase, first in starts:  # no finished piece is read again
         assert phase == "write shards" or first >= finished
 
 
@@ -116,9 +181,10 @@ def test_a_failed_write_of_a_shard_loses_nothing(inputs, tmp_path, monkeypatch):
     assert content(tmp_path / "out") == content(tmp_path / "straight")
 
 
-def test_bytes_that_a_run_left_before_its_first_state_do_not_count(inputs, tmp_path):
+def test_a_part_that_a_run_left_unfinished_does_not_count(inputs, tmp_path):
     make(inputs, tmp_path / "straight")
-    leftover = tmp_path / "out" / ".staging" / "train" / "en" / "text.ids"
+    (piece,) = cut(input_files(Inputs(paths=(str(inputs),))), 1 << 20)
+    leftover = tmp_path / "out" / ".staging" / "parts" / f"{name_of(piece)}.ids"
     leftover.parent.mkdir(parents=True)
     leftover.write_bytes(b"\1" * 7)
     make(inputs, tmp_path / "out")
@@ -145,19 +211,41 @@ def test_other_arguments_or_inputs_are_refused(inputs, tmp_path, finished):
         make(inputs, folder, choices=Choices(deduplicate=False, held_out=0.1))
     with pytest.raises(BadConfig, match=r"other arguments: tokenizer \(was bytes, now words\)"):
         make(inputs, folder, tokenizer=TOKENIZER._replace(fingerprint="words"))
+    if finished:
+        (inputs / "de.txt").write_text("less")
+        with pytest.raises(BadConfig, match="of other inputs"):
+            make(inputs, folder)
+
+
+def test_other_inputs_are_refused_once_shards_are_planned(inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr(assemble, "write_shard", lambda *_, **__: pytest.fail("stopped here"))
+    with pytest.raises(pytest.fail.Exception):
+        make(inputs, tmp_path / "out")
+    monkeypatch.undo()
     (inputs / "de.txt").write_text("less")
-    with pytest.raises(BadConfig, match="of other inputs" if finished else "begun with other inputs"):
-        make(inputs, folder)
+    with pytest.raises(BadConfig, match="begun with other inputs"):
+        make(inputs, tmp_path / "out")
+
+
+def test_a_file_that_changes_before_is_read_again(inputs, tmp_path):
+    (inputs / "ja.txt").write_bytes(b"\xff\n")
+    with pytest.raises(BadData, match="invalid UTF-8"):
+        make(inputs, tmp_path / "out", piece_size=300)
+    (inputs / "ja.txt").unlink()
+    (inputs / "de.txt").write_text("less")
+    make(inputs, tmp_path / "out")
+    make(inputs, tmp_path / "straight")
+    assert content(tmp_path / "out") == content(tmp_path / "straight")
 
 
 def test_a_bad_file_can_be_repaired_and_the_run_goes_on(inputs, tmp_path):
     (inputs / "it.txt").write_bytes(b"uno\n\xff\n")
     with pytest.raises(BadData, match=r"it\.txt, line 2"):
-        make(inputs, tmp_path / "out")
+        make(inputs, tmp_path / "out", piece_size=1)
     (inputs / "it.txt").write_bytes(b"uno\ndue\n")
     progress = []
     corpus = make(inputs, tmp_path / "out", report=progress.append)
-    assert progress[0].files == 4
+    assert progress[0].files == sum((inputs / f"{name}.txt").stat().st_size for name in ("de", "en-1", "en-2", "fr"))
     assert texts(corpus, language="it") == ["uno", "due"]
 
 
@@ -168,8 +256,8 @@ def test_the_first_bad_line_is_named_and_all_before_it_is_kept(inputs, tmp_path)
     for workers in (1, 2):
         folder = tmp_path / f"out{workers}"
         with pytest.raises(BadData, match=r"it\.txt, line 1: invalid UTF-8"):
-            make(inputs, folder, workers=workers, block_size=50)
-        assert json.loads((folder / ".staging" / "state.json").read_text())["files"] == 4
+            make(inputs, folder, workers=workers, block_size=50, piece_size=800)
+        assert len(list((folder / ".staging" / "parts").glob("*.json"))) >= 1
 
 
 def test_a_folder_that_is_no_corpus_is_left_alone(inputs, tmp_path):
@@ -203,7 +291,7 @@ def test_no_documents_at_all_are_refused(tmp_path):
 
 def test_a_worker_that_dies_is_told_in_a_sentence(inputs, tmp_path):
     with pytest.raises(Exception, match="a worker process was killed, perhaps for want of memory"):
-        make(inputs, tmp_path / "out", tokenizer=TOKENIZER._replace(load=Deadly), workers=2, block_size=50)
+        make(inputs, tmp_path / "out", tokenizer=TOKENIZER._replace(load=Deadly), workers=2, piece_size=50)
 
 
 @pytest.mark.slow

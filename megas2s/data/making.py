@@ -1,0 +1,262 @@
+"""One corpus in the making: what is done once, by rank 0, and what every process does its share of."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import shutil
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from megas2s.data.assemble import Choice, ShardPlan, Tally, write_plans, write_shard_of
+from megas2s.data.corpus import MARKER, TOKENIZER, Corpus, write_corpus
+from megas2s.data.decode import DUPLICATE
+from megas2s.data.documents import bytes_to_read
+from megas2s.data.inputs import InputFile
+from megas2s.data.parts import Group, Parts, is_written
+from megas2s.data.pieces import Piece, cut, digest_of, name_of, piece_bytes
+from megas2s.data.shards import FORMAT, SHARD_DOCUMENTS, SHARD_TOKENS, ShardEntry
+from megas2s.data.share import Job, prepare
+from megas2s.data.staging import FOLDER, STATE, held, read_state, refuse_other_arguments
+from megas2s.data.tokenise import Encoder, Ids
+from megas2s.errors import BadConfig, BadData
+from megas2s.files import disk_trouble, make_folder, read_json, write_json
+from megas2s.spec import plain, spec
+
+ENTRIES = "entries"  # what `corpus.json` will say of each shard
+MOST_THREADS = 8
+
+log = logging.getLogger(__name__)
+
+
+@spec
+class Choices:
+    """Which documents go where; part of what makes a corpus what it is."""
+
+    deduplicate: bool = True  # drop a document whose normalised text an earlier one has
+    held_out: float = 0.005  # share of each language's documents that is kept from training
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.held_out <= 0.5:
+            raise ValueError(f"held_out must lie in [0, 0.5], found {self.held_out}")
+
+
+class CorpusTokenizer(NamedTuple):
+    """A tokenizer, as far as this room knows one."""
+
+    fingerprint: str
+    ids: Ids
+    load: Callable[[], Encoder]  # called in each worker: must be importable from there
+    copy_to: Callable[[Path], None]  # writes the tokenizer's folder
+
+
+class Making:
+    """One corpus in the making, as this process sees it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        inputs: Sequence[InputFile],
+        tokenizer: CorpusTokenizer,
+        choices: Choices,
+        allow_empty_languages: bool,
+    ) -> None:
+        self.folder = folder
+        self.staging = folder / FOLDER
+        self.files = inputs
+        self.digest = digest_of(inputs)
+        self.pieces: list[Piece] = []
+        self.names: list[str] = []
+        self._tokenizer = tokenizer
+        self._choices = choices
+        self._allow_empty = allow_empty_languages
+
+    def begin(self, lock: contextlib.ExitStack, piece_size: int | None) -> dict[str, Any]:
+        """Rank 0: whether it is complete, else how its input is cut and whether its shards are planned."""
+        arguments = _arguments(self._tokenizer, self._choices)
+        if (self.folder / MARKER).is_file():
+            self._check_complete(arguments)
+            return {"digest": self.digest, "complete": True}
+        if self.folder.exists() and not self.staging.is_dir() and any(self.folder.iterdir()):
+            raise BadConfig(f"{self.folder} is neither empty nor a corpus; name another folder")
+        _refuse_empty(_empty_before(self.files), self._allow_empty)
+        lock.enter_context(held(self.staging))
+        state = read_state(self.staging)
+        if state is None:
+            size = piece_size or piece_bytes(bytes_to_read(self.files))
+            state = {"arguments": arguments, "piece_bytes": size, "plans": None}
+            write_json(self.staging / STATE, state)
+        refuse_other_arguments(self.folder, state["arguments"], arguments)
+        if state["plans"] is not None and state["digest"] != self.digest:
+            raise BadConfig(
+                f"{self.folder} was begun with other inputs: some input files have changed, gone or come since all "
+                "were read; name another folder or remove this one"
+            )
+        prepare(self.staging)
+        return {
+            "digest": self.digest,
+            "complete": False,
+            "piece_bytes": state["piece_bytes"],
+            "planned": state["plans"] is not None,
+        }
+
+    def check_same(self, digest: str) -> None:
+        """Refuse input that is another one here than before rank 0."""
+        if digest != self.digest:
+            raise BadData(
+                f"{socket.gethostname()} sees other input files than the first rank's host; let all hosts see the same"
+            )
+
+    def cut(self, size: int) -> None:
+        """Cut the input into pieces, and say which of them need not be read again."""
+        self.pieces = cut(self.files, size)
+        self.names = [name_of(piece) for piece in self.pieces]
+        done = self.done()
+        if done:
+            log.info("going on after %d of %d pieces of input", done, len(self.pieces))
+
+    def done(self) -> int:
+        """How many pieces have their part."""
+        return sum(is_written(self.staging, name) for name in self.names)
+
+    def job(self, block_size: int) -> Job:
+        """What processes that tokenise are given."""
+        return Job(self.staging, self.pieces, self.names, self._tokenizer.load, self._tokenizer.ids, block_size)
+
+    def plan(self) -> None:
+        """Rank 0: choose documents and plan shards."""
+        parts = self._parts()
+        choice = Choice(parts, self.staging, deduplicate=self._choices.deduplicate, held_out=self._choices.held_out)
+        languages = _summary(choice.tallies, parts, self.files)
+        empty = [code for code, facts in languages.items() if facts["documents"] + facts["heldout_documents"] == 0]
+        _refuse_empty(empty, self._allow_empty)
+        if not any(facts["documents"] for facts in languages.values()):
+            raise BadData(f"no document is left to train on; dropped: {_dropped(languages) or 'none'}")
+        plans = [[plan.split, list(plan.group), *plan[2:]] for plan in write_plans(choice, self.staging)]
+        state = read_json(self.staging / STATE)
+        write_json(self.staging / STATE, {**state, "digest": self.digest, "languages": languages, "plans": plans})
+
+    def write(self, rank: int, size: int, threads: int, told: Callable[[int, int], None]) -> None:
+        """This rank's share of the shards, and what `corpus.json` will say of each."""
+        parts, plans = self._parts(), self._plans()
+        total = sum(plan.tokens for plan in plans[rank::size])
+
+        def write_one(index: int) -> int:
+            entry = write_shard_of(
+                plans[index],
+                index,
+                parts,
+                self.folder,
+                self.staging,
+                fingerprint=self._tokenizer.fingerprint,
+                separator=self._tokenizer.ids.separator,
+            )
+            facts = {**dataclasses.asdict(entry), "path": str(entry.path)}
+            write_json(self.staging / ENTRIES / f"{index:06d}.json", facts)
+            return entry.tokens
+
+        with disk_trouble(self.staging):
+            make_folder(self.staging / ENTRIES)
+        with ThreadPoolExecutor(min(threads, MOST_THREADS)) as pool:
+            try:
+                for tokens in pool.map(write_one, range(rank, len(plans), size)):
+                    told(tokens, total)
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def finish(self) -> None:
+        """Rank 0: the tokenizer's copy, and last the file that says the corpus is complete."""
+        state = read_json(self.staging / STATE)
+        entries: dict[str, list[ShardEntry]] = {"train": [], "heldout": []}
+        for index, plan in enumerate(self._plans()):
+            facts = read_json(self.staging / ENTRIES / f"{index:06d}.json")
+            entries[plan.split].append(ShardEntry(**{**facts, "path": plan.path(self.folder)}))
+        if (self.folder / TOKENIZER).exists():
+            shutil.rmtree(self.folder / TOKENIZER)
+        self._tokenizer.copy_to(self.folder / TOKENIZER)
+        read = {"files": len(self.files), "bytes": sum(file.bytes for file in self.files), "digest": self.digest}
+        write_corpus(
+            self.folder,
+            entries,
+            fingerprint=self._tokenizer.fingerprint,
+            separator=self._tokenizer.ids.separator,
+            record={"arguments": state["arguments"], "inputs": read, "languages": state["languages"]},
+        )
+        shutil.rmtree(self.staging)
+
+    def _parts(self) -> Parts:
+        return Parts(self.staging, self.names, self._tokenizer.ids.dtype)
+
+    def _plans(self) -> list[ShardPlan]:
+        plans = read_json(self.staging / STATE)["plans"]
+        return [ShardPlan(split, Group(*group), *numbers) for split, group, *numbers in plans]
+
+    def _check_complete(self, arguments: Mapping[str, Any]) -> None:
+        corpus = Corpus.open(self.folder)
+        refuse_other_arguments(self.folder, corpus.record["arguments"], arguments)
+        if corpus.record["inputs"]["digest"] != self.digest:
+            found = corpus.record["inputs"]
+            raise BadConfig(
+                f"{self.folder} is a complete corpus of other inputs ({found['files']} files of {found['bytes']} "
+                "bytes, or read in another way); name another folder"
+            )
+        if self.staging.is_dir():
+            shutil.rmtree(self.staging)
+
+
+def _summary(tallies: Mapping[str, Tally], parts: Parts, files: Sequence[InputFile]) -> dict[str, dict[str, Any]]:
+    """Per language: documents, tokens, characters, and what was dropped for which reason."""
+    dropped = dict(parts.dropped)
+    for language, tally in tallies.items():
+        if tally.duplicates:
+            dropped[language, DUPLICATE] = tally.duplicates
+    named = {file.language for file in files if file.language is not None}
+    return {
+        language: {
+            "documents": tally.documents,
+            "tokens": tally.tokens,
+            "characters": tally.characters,
+            "heldout_documents": tally.heldout_documents,
+            "heldout_tokens": tally.heldout_tokens,
+            "dropped": {reason: n for (code, reason), n in sorted(dropped.items()) if code == language},
+        }
+        for language in sorted(named | set(tallies) | {code for code, _ in dropped})
+        for tally in [tallies.get(language, Tally())]
+    }
+
+
+def _arguments(tokenizer: CorpusTokenizer, choices: Choices) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "tokenizer": tokenizer.fingerprint,
+        "separator": tokenizer.ids.separator,
+        **plain(Choices, choices),
+        "shard_tokens": SHARD_TOKENS,
+        "shard_documents": SHARD_DOCUMENTS,
+    }
+
+
+def _empty_before(files: Sequence[InputFile]) -> list[str]:
+    """Languages of which nothing can come: all their files are empty."""
+    sized = {file.language for file in files if file.bytes or file.format == "dataset"}
+    return sorted({file.language for file in files if file.language is not None} - sized)
+
+
+def _refuse_empty(languages: Sequence[str], allowed: bool) -> None:
+    if languages and not allowed:
+        raise BadData(
+            f"no documents of language {', '.join(languages)}: all are empty, duplicates or invalid; "
+            "add some, leave the language out, or go on without it by --allow-empty-languages"
+        )
+
+
+def _dropped(languages: Mapping[str, Mapping[str, Any]]) -> str:
+    reasons: dict[str, int] = {}
+    for facts in languages.values():
+        for reason, count in facts["dropped"].items():
+            reasons[reason] = reasons.get(reason, 0) + count
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))

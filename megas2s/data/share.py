@@ -1,0 +1,148 @@
+"""A rank's share of the pieces: those that no other rank has taken, on as many processes as wanted.
+
+Pieces are taken one by one, by making a file that nobody else has made, so a rank on a slow host takes fewer. What
+a dead rank had taken is taken again in the next run, which begins by forgetting who had what.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import NamedTuple
+
+from megas2s import files
+from megas2s.data.documents import read_blocks
+from megas2s.data.parts import FOLDER, is_written, write_part
+from megas2s.data.pieces import Piece
+from megas2s.data.tokenise import Encoder, Ids, Tokenised, tokenise_block
+from megas2s.errors import Refusal
+from megas2s.processes import end_with_parent
+
+CLAIMS = "claims"
+REFUSED = "refused"  # a file that tells the other ranks to stop
+
+
+class Job(NamedTuple):
+    """What a process needs to make parts of pieces."""
+
+    staging: Path
+    pieces: Sequence[Piece]
+    names: Sequence[str]
+    load_encoder: Callable[[], Encoder]
+    ids: Ids
+    block_size: int
+
+
+Told = Callable[[int, int, int, int], None]  # since the last call: pieces, bytes of input, documents, bytes of text
+
+
+def prepare(staging: Path) -> None:
+    """Begin a run: nobody has taken anything, nothing is refused yet."""
+    shutil.rmtree(staging / CLAIMS, ignore_errors=True)
+    (staging / REFUSED).unlink(missing_ok=True)
+    for folder in (CLAIMS, FOLDER):
+        files.make_folder(staging / folder)
+
+
+def tokenise_share(job: Job, *, workers: int, told: Told) -> None:
+    """Make parts of the pieces that have none, as long as there are any; raises the Refusal of the first bad piece."""
+    numbers = _taken(job)
+    try:
+        if workers == 1:
+            encoder = job.load_encoder()
+            for number in numbers:
+                _make(job, number, encoder, told)
+        else:
+            _pooled(job, numbers, workers, told)
+    except Refusal:
+        (job.staging / REFUSED).touch()
+        raise
+
+
+def _taken(job: Job) -> Iterator[int]:
+    """The numbers of pieces that this process may make, one at a time, as they are asked for."""
+    for number, name in enumerate(job.names):
+        if (job.staging / REFUSED).exists():
+            return
+        if is_written(job.staging, name):
+            continue
+        try:
+            os.close(os.open(job.staging / CLAIMS / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError:
+            continue
+        yield number
+
+
+def _make(job: Job, number: int, encoder: Encoder, told: Told) -> tuple[int, int]:
+    """One part; tells of each block, and of the piece when it is written."""
+    piece, ids = job.pieces[number], job.ids
+    read = 0  # bytes of the piece that have been told of
+
+    def results() -> Iterator[tuple[str, str, Tokenised]]:
+        nonlocal read
+        before = 0
+        for span in piece:
+            for block in read_blocks(span, size=job.block_size):
+                result = tokenise_block(block, encoder, ids)
+                here = before + min(max(0, block.position - span.start), span.bytes)
+                told(0, here - read, result.documents, result.text_bytes)
+                read = here
+                yield span.file.inputs.split, span.file.inputs.source, result
+            before += span.bytes
+
+    found = write_part(job.staging, job.names[number], results())
+    told(1, sum(span.bytes for span in piece) - read, 0, 0)
+    return found
+
+
+def _pooled(job: Job, numbers: Iterator[int], workers: int, told: Told) -> None:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(job,)) as pool:
+        running: dict[Future[tuple[int, int]], int] = {}
+        try:
+            while True:
+                while len(running) < 2 * workers and (number := next(numbers, None)) is not None:
+                    running[pool.submit(_work, number)] = number
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    documents, text_bytes = future.result()
+                    size = sum(span.bytes for span in job.pieces[running.pop(future)])
+                    told(1, size, documents, text_bytes)
+        except BrokenProcessPool:
+            raise Refusal("a worker process was killed, perhaps for want of memory; take fewer --workers") from None
+        except Refusal:
+            raise _first_refusal(running) from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _first_refusal(running: dict[Future[tuple[int, int]], int]) -> Refusal:
+    """The refusal of the earliest bad piece among those begun, whichever was met first."""
+    for future in running:
+        future.cancel()
+    wait(running)
+    failed = {number: future.exception() for future, number in running.items() if not future.cancelled()}
+    refusals = [(number, error) for number, error in sorted(failed.items()) if isinstance(error, Refusal)]
+    return refusals[0][1]
+
+
+_STATE: list[tuple[Job, Encoder]] = []  # of a worker process: set once, when it starts
+
+
+def _begin(job: Job) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    end_with_parent()
+    _STATE.append((job, job.load_encoder()))
+
+
+def _work(number: int) -> tuple[int, int]:
+    job, encoder = _STATE[0]
+    return _make(job, number, encoder, lambda *_: None)

@@ -1,0 +1,101 @@
+"""Processes that make one corpus together: this one alone, or the ranks that mpirun has started.
+
+    team.told(work)       rank 0 does it, all are given what comes of it, or the refusal it met
+    team.together(work)   every rank does its share, all go on when the last is done, or are refused together
+
+What is told travels as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Protocol
+
+from megas2s import errors
+from megas2s.errors import Refusal
+from megas2s.place import place
+
+
+class Team(Protocol):
+    """Ranks that call the same in step."""
+
+    rank: int
+    size: int
+
+    def told(self, work: Callable[[], Any]) -> Any:
+        """What `work` gives on rank 0, plain JSON values, on every rank."""
+
+    def together(self, work: Callable[[], None]) -> None:
+        """`work` on every rank; raises the refusal of the first rank that met one, on all."""
+
+
+class Alone:
+    """A team of one."""
+
+    rank, size = 0, 1
+
+    def told(self, work: Callable[[], Any]) -> Any:
+        """What it gives."""
+        return work()
+
+    def together(self, work: Callable[[], None]) -> None:
+        """The work."""
+        work()
+
+
+class Ranks:
+    """The ranks of an MPI launch. `with` it, a rank that dies of a bug ends the others too."""
+
+    def __init__(self) -> None:
+        from mpi4py import MPI  # starts MPI: nothing that trains may import it, see dist.py
+
+        self._world = MPI.COMM_WORLD
+        self.rank, self.size = self._world.Get_rank(), self._world.Get_size()
+
+    def __enter__(self) -> Ranks:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if error is not None and not isinstance(error, Refusal):
+            sys.excepthook(type(error), error, error.__traceback__)
+            self._world.Abort(1)
+
+    def told(self, work: Callable[[], Any]) -> Any:
+        """Rank 0's answer."""
+        answer = _attempt(work) if self.rank == 0 else None
+        return _opened(json.loads(self._world.bcast(json.dumps(answer))))
+
+    def together(self, work: Callable[[], None]) -> None:
+        """Each rank's share."""
+        answers = self._world.allgather(json.dumps(_attempt(work)))
+        for answer in map(json.loads, answers):
+            _opened(answer)
+
+
+def find_team() -> Alone | Ranks:
+    """The ranks of the launcher that started this process, or it alone."""
+    if place().world_size == 1:
+        return Alone()
+    try:
+        return Ranks()
+    except ImportError as error:
+        raise errors.BadConfig(
+            f"{place().world_size} processes were started together, which needs mpi4py and an MPI library ({error}); "
+            "pip install mpi4py, or start one process with --workers"
+        ) from None
+
+
+def _attempt(work: Callable[[], Any]) -> dict[str, Any]:
+    try:
+        return {"value": work()}
+    except Refusal as refusal:
+        return {"refusal": type(refusal).__name__, "said": str(refusal)}
+
+
+def _opened(answer: dict[str, Any]) -> Any:
+    if "refusal" in answer:
+        raise getattr(errors, answer["refusal"])(answer["said"])
+    return answer["value"]

@@ -1,0 +1,69 @@
+"""Parts: what one says is on the disk before it says it, and all together are read in the order of the input."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from megas2s import files
+from megas2s.data.parts import FOLDER, READ_IDS, Group, Parts, is_written, write_part
+from megas2s.data.tokenise import RECORD, Tokenised
+from megas2s.errors import BadData
+
+IDS = np.dtype(np.uint16)
+
+
+def block(language: str, *sizes: int, first: int = 0) -> Tokenised:
+    """Documents of so many ids each; ids count up from `first`."""
+    records = np.zeros(len(sizes), RECORD)
+    records["tokens"], records["ordinal"] = sizes, np.arange(len(sizes))
+    ids = np.arange(first, first + sum(sizes)).astype(IDS)
+    return Tokenised({language: ids}, {language: records}, len(sizes), 3, Counter({(language, "empty"): 1}))
+
+
+@pytest.fixture
+def staging(tmp_path):
+    files.make_folder(tmp_path / "corpus" / FOLDER)
+    return tmp_path / "corpus"
+
+
+def test_what_a_part_says_survives_a_power_cut(unflushed, staging):
+    results = [("train", "text", block("en", 3)), ("train", "text", block("sw", 2, 4))]
+    assert write_part(staging, "one", results) == (3, 6)
+    assert is_written(staging, "one")
+    assert unflushed(staging) == set()
+
+
+def test_groups_are_read_in_the_order_of_the_input(staging):
+    write_part(staging, "b", [("train", "text", block("en", 2, 3)), ("train", "text", block("sw", 1, first=90))])
+    write_part(staging, "a", [("train", "text", block("en", 4, first=5)), ("train", "text", block("en", 1, first=9))])
+    parts = Parts(staging, ["b", "a"], IDS)
+    english, swahili = Group("train", "en", "text"), Group("train", "sw", "text")
+    assert set(parts.groups) == {english, swahili}
+    assert parts.documents == 5
+    assert parts.dropped == {("en", "empty"): 3, ("sw", "empty"): 1}
+    records = np.concatenate(list(parts.records(english)))
+    assert records["ordinal"].tolist() == [0, 1, 3, 4]
+    assert np.concatenate(list(parts.records(swahili)))["ordinal"].tolist() == [2]
+    spans = [(0, 2), (4, 7), (9, 10)]
+    assert np.concatenate(list(parts.ids(english, spans))).tolist() == [0, 1, 4, 5, 6, 9]
+    assert np.concatenate(list(parts.ids(swahili, [(0, 1)]))).tolist() == [90]
+
+
+def test_long_runs_are_read_some_at_a_time(staging):
+    write_part(staging, "one", [("train", "text", block("en", 3 * READ_IDS + 5))])
+    pieces = list(Parts(staging, ["one"], IDS).ids(Group("train", "en", "text"), [(2, 3 * READ_IDS + 5)]))
+    assert [len(piece) for piece in pieces] == [READ_IDS, READ_IDS, READ_IDS, 3]
+
+
+def test_lost_bytes_and_damage_are_said(staging):
+    write_part(staging, "one", [("train", "text", block("en", 8))])
+    (staging / FOLDER / "one.ids").write_bytes(b"\0" * 6)
+    parts = Parts(staging, ["one"], IDS)
+    with pytest.raises(BadData, match=r"one\.ids has lost bytes since it was written; remove .* and start again"):
+        list(parts.ids(Group("train", "en", "text"), [(0, 8)]))
+    (staging / FOLDER / "one.json").write_text("{")
+    with pytest.raises(BadData, match=r"one\.json is damaged; remove it and start again"):
+        Parts(staging, ["one"], IDS)
