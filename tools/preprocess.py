@@ -22,7 +22,10 @@ folder's name: en.jsonl.gz, en-0017.txt, wiki.en.txt, en/part-3.parquet, lang=en
   tools/preprocess.py --inputs sources.yaml ...     a YAML list; each entry has `paths` or `dataset`, and the
                                                     flags' names: text_column, language, source, documents, split ...
 
-The same command goes on where an interrupted one stopped, and the corpus comes out the same, byte for byte."""
+The same command goes on where an interrupted one stopped, and the corpus comes out the same, byte for byte. So it does
+on many hosts that see the same files and share the work:
+
+  mpirun -n 64 --hostfile hosts python tools/preprocess.py --input text/ --tokenizer tokenizers/mine --output ..."""
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -51,7 +54,7 @@ def arguments() -> argparse.ArgumentParser:
         help="of each language's documents, kept from training (default: 0.005, or 0 with --held-out-input)",
     )
     making.add_argument("--allow-empty-languages", action="store_true", help="go on without languages of no document")
-    making.add_argument("--workers", type=int, metavar="N", help="processes (default: all cores)")
+    making.add_argument("--workers", type=int, metavar="N", help="processes (default: all cores; 1 a rank of mpirun)")
     making.add_argument("--verify", action="store_true", help="read every shard again and check its SHA-256")
     cli.look_first(parser, dry_run="list inputs, languages and bytes, and stop")
     return parser
@@ -69,6 +72,7 @@ def main() -> int:
     from megas2s.data.documents import input_files
     from megas2s.data.preprocess import Choices, preprocess
     from megas2s.data.progress import Display
+    from megas2s.data.team import find_team
     from megas2s.errors import BadConfig
     from megas2s.spec import parse
 
@@ -83,16 +87,21 @@ def main() -> int:
     held_out = (0.0 if given.held_out_input else 0.005) if given.held_out is None else given.held_out
     choices = parse(Choices, {"deduplicate": not given.keep_duplicates, "held_out": held_out}, source="flags")
     complete = (given.output / MARKER).is_file()
-    with Display() as display:
+    with find_team() as team, Display(shown=team.rank == 0) as display:
+        if team.rank > 0:
+            logging.getLogger("megas2s").setLevel(logging.WARNING)
         corpus = preprocess(
             inputs,
             given.output,
-            tokenizer=corpus_tokenizer(given.tokenizer),
+            tokenizer=corpus_tokenizer(given.tokenizer, speaks=team.rank == 0),
             choices=choices,
             workers=given.workers,
+            team=team,
             allow_empty_languages=given.allow_empty_languages,
             report=display.show,
         )
+        if team.rank > 0:
+            return 0
     print(f"{given.output} is already complete; nothing to do" if complete else f"{given.output} is complete")
     show_corpus(corpus)
     if given.verify:
@@ -127,7 +136,7 @@ def sources(given: argparse.Namespace) -> list:
     return found
 
 
-def corpus_tokenizer(name: str):
+def corpus_tokenizer(name: str, *, speaks: bool = True):
     """The tokenizer of that name, or at that folder, as preprocessing wants it; converted on the way if need be."""
     from functools import partial
 
@@ -142,7 +151,7 @@ def corpus_tokenizer(name: str):
     tokenizer = Tokenizer.load(folder)
     stored = read(folder) if (folder / METADATA).is_file() else import_tokenizer(folder)
     vocabulary = tokenizer.vocabulary
-    if vocabulary.doc is None:
+    if vocabulary.doc is None and speaks:
         print(
             f"{folder} has no [DOC]; its end-of-sequence token {vocabulary.separator} ends every document", flush=True
         )

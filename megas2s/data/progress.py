@@ -29,12 +29,13 @@ class Display:
 
     SECONDS = 10.0
 
-    def __init__(self) -> None:
+    def __init__(self, *, shown: bool = True) -> None:
+        self._shown = shown
         self._started = self._last = time.monotonic()
         self._first = 0  # position of this start, which the ETA must not count as work done
         self._phase = ""
         columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}")
-        self._bar = Bar(*columns) if sys.stdout.isatty() else None
+        self._bar = Bar(*columns) if shown and sys.stdout.isatty() else None
 
     def __enter__(self) -> Display:
         if self._bar is not None:
@@ -47,6 +48,8 @@ class Display:
 
     def show(self, progress: Progress) -> None:
         """Called after every block."""
+        if not self._shown:
+            return
         now = time.monotonic()
         if progress.phase != self._phase:
             self._phase, self._started, self._first = progress.phase, now, progress.position

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, Protocol
 
 from megas2s import errors
@@ -20,10 +19,14 @@ from megas2s.place import place
 
 
 class Team(Protocol):
-    """Ranks that call the same in step."""
+    """Ranks that call the same in step. `with` it, a rank that dies of a bug ends the others too."""
 
     rank: int
     size: int
+
+    def __enter__(self) -> Team: ...
+
+    def __exit__(self, *error: object) -> None: ...
 
     def told(self, work: Callable[[], Any]) -> Any:
         """What `work` gives on rank 0, plain JSON values, on every rank."""
@@ -37,6 +40,12 @@ class Alone:
 
     rank, size = 0, 1
 
+    def __enter__(self) -> Alone:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """There are no others."""
+
     def told(self, work: Callable[[], Any]) -> Any:
         """What it gives."""
         return work()
@@ -47,7 +56,7 @@ class Alone:
 
 
 class Ranks:
-    """The ranks of an MPI launch. `with` it, a rank that dies of a bug ends the others too."""
+    """The ranks of an MPI launch."""
 
     def __init__(self) -> None:
         from mpi4py import MPI  # starts MPI: nothing that trains may import it, see dist.py
@@ -58,9 +67,10 @@ class Ranks:
     def __enter__(self) -> Ranks:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if error is not None and not isinstance(error, Refusal):
-            sys.excepthook(type(error), error, error.__traceback__)
+    def __exit__(self, *error: object) -> None:
+        cause = error[1]
+        if isinstance(cause, BaseException) and not isinstance(cause, Refusal):
+            sys.excepthook(type(cause), cause, cause.__traceback__)
             self._world.Abort(1)
 
     def told(self, work: Callable[[], Any]) -> Any:
@@ -75,7 +85,7 @@ class Ranks:
             _opened(answer)
 
 
-def find_team() -> Alone | Ranks:
+def find_team() -> Team:
     """The ranks of the launcher that started this process, or it alone."""
     if place().world_size == 1:
         return Alone()
