@@ -2,9 +2,9 @@
 
     spoken("Dr. Smith's flat, no. 12: 3,5 % cheaper!", "en")     "dr smith's flat no 12 3,5 cheaper"
 
-What counts as punctuation depends on the script: an apostrophe between letters belongs to the word, a Tibetan tsheg parts
-syllables, a Chinese comma stands between words that no space parts. Digits stay, with the marks between them, or are
-written out in words where `num2words` (an extra) knows the language.
+What counts as punctuation depends on the script: an apostrophe between letters belongs to the word, a Tibetan tsheg
+parts syllables, a Chinese comma stands between words that no space parts. Digits stay, with the marks between them, or
+are written out in words where `num2words` (an extra) knows the language.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ KEPT = {
     "\u0f0b",
     "\u0e2f",
     "\u0eaf",
-}  # the tsheg; signs of abbreviation in Thai and Lao, without which words are others
+}  # the tsheg; Thai and Lao signs of abbreviation
 DROPPED_LETTERS = {"\u0640"}  # the Arabic tatweel only lengthens a line
 TURKIC = str.maketrans({"I": "ı", "İ": "i"})
 TURKIC_LANGUAGES = ("tr", "az", "crh", "kk-latn")
@@ -101,4 +101,4 @@ def _value(number: str, language: str) -> int | float | None:
 
 
 # Languages that write a decimal point; the others write a comma.
-POINTED = frozenset("en zh ja ko he hi th bn ta te mr ur sw ms".split())
+POINTED = frozenset(["en", "zh", "ja", "ko", "he", "hi", "th", "bn", "ta", "te", "mr", "ur", "sw", "ms"])

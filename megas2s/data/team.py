@@ -69,20 +69,29 @@ class Ranks:
 
     def __exit__(self, *error: object) -> None:
         cause = error[1]
-        if isinstance(cause, BaseException) and not isinstance(cause, Refusal):
+        if isinstance(cause, BaseException) and not isinstance(cause, Refusal | SystemExit):
             sys.excepthook(type(cause), cause, cause.__traceback__)
             self._world.Abort(1)
 
     def told(self, work: Callable[[], Any]) -> Any:
         """Rank 0's answer."""
         answer = _attempt(work) if self.rank == 0 else None
-        return _opened(json.loads(self._world.bcast(json.dumps(answer))))
+        return self._heard(json.loads(self._world.bcast(json.dumps(answer))))
 
     def together(self, work: Callable[[], None]) -> None:
         """Each rank's share."""
         answers = self._world.allgather(json.dumps(_attempt(work)))
         for answer in map(json.loads, answers):
-            _opened(answer)
+            self._heard(answer)
+
+    def _heard(self, answer: dict[str, Any]) -> Any:
+        """The answer; where it is a refusal, rank 0 tells the person and the others leave without a word."""
+        try:
+            return _opened(answer)
+        except Refusal as refusal:
+            if self.rank == 0:
+                raise
+            raise SystemExit(refusal.exit_code) from None
 
 
 def find_team() -> Team:
