@@ -72,15 +72,10 @@ def test_deepspeed_with_a_hostfile(cluster: Cluster, recipe, alone, finished, tm
 
 def test_three_stages_under_mpirun_begin_each_as_a_new_process(cluster, recipe, alone, finished, tmp_path: Path):
     path = written(recipe(tmp_path / "run", deepspeed("zero1"), stages=3), tmp_path)
-    exported = [
-        flag for name in ("MASTER_ADDR", "GLOO_SOCKET_IFNAME", "PATH", "OMP_NUM_THREADS") for flag in ("-x", name)
-    ]
     launch = ["mpirun", "--allow-run-as-root", "-n", 2, "--hostfile", cluster.hostfile(slots=1)]
     launch += ["--mca", "btl_tcp_if_include", "eth0", "--mca", "oob_tcp_if_include", "eth0"]
-    environment = [
-        f"{name}={value}" for name, value in (("MASTER_ADDR", cluster.address("alpha")), ("GLOO_SOCKET_IFNAME", "eth0"))
-    ]
-    command = ["env", *environment, *launch, *exported, sys.executable, PRETRAIN, path]
+    launch += [flag for name, value in cluster.exported().items() for flag in ("-x", f"{name}={value}")]
+    command = [*launch, sys.executable, PRETRAIN, path]
     code, output = cluster.run(command, timeout=300, on="alpha")
     assert code == 0, output[-4000:]
     check_equal(finished(tmp_path / "run"), alone[3], ("mlm", "seq2seq_frozen", "seq2seq"))
