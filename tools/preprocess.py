@@ -53,9 +53,18 @@ def arguments() -> argparse.ArgumentParser:
         metavar="SHARE",
         help="of each language's documents, kept from training (default: 0.005, or 0 with --held-out-input)",
     )
+    making.add_argument(
+        "--quota",
+        nargs="+",
+        action="extend",
+        metavar="SOURCE[/LANG]=TOKENS",
+        default=[],
+        help="train on at most so many tokens of a source, a random sample of its documents",
+    )
     making.add_argument("--allow-empty-languages", action="store_true", help="go on without languages of no document")
     making.add_argument("--workers", type=int, metavar="N", help="processes (default: all cores; 1 a rank of mpirun)")
     making.add_argument("--verify", action="store_true", help="read every shard again and check its SHA-256")
+    flags.add_screening_flags(parser.add_argument_group("what to leave out, and in which form to keep the rest"))
     cli.look_first(parser, dry_run="list inputs, languages and bytes, and stop")
     return parser
 
@@ -85,7 +94,13 @@ def main() -> int:
         show_inputs(input_files(inputs))
         return 0
     held_out = (0.0 if given.held_out_input else 0.005) if given.held_out is None else given.held_out
-    choices = parse(Choices, {"deduplicate": not given.keep_duplicates, "held_out": held_out}, source="flags")
+    chosen = {
+        "deduplicate": not given.keep_duplicates,
+        "held_out": held_out,
+        "quotas": quotas(given.quota),
+        "screening": flags.screening(given),
+    }
+    choices = parse(Choices, chosen, source="flags")
     complete = (given.output / MARKER).is_file()
     with find_team() as team, Display(shown=team.rank == 0) as display:
         if team.rank > 0:
@@ -133,6 +148,20 @@ def sources(given: argparse.Namespace) -> list:
         found.append(parse(Inputs, {**reading, "paths": given.held_out_input, "split": "heldout"}, source="flags"))
     if not found:
         raise BadConfig("no input: give --input, --dataset or --inputs")
+    return found
+
+
+def quotas(given: list[str]) -> dict[str, int]:
+    """`SOURCE=TOKENS` and `SOURCE/LANG=TOKENS`, which may be written as 2e9."""
+    from megas2s.errors import BadConfig
+
+    found = {}
+    for quota in given:
+        name, _, tokens = quota.rpartition("=")
+        try:
+            found[name] = int(float(tokens))
+        except (ValueError, OverflowError):
+            raise BadConfig(f"--quota {quota}: expected SOURCE=TOKENS or SOURCE/LANG=TOKENS") from None
     return found
 
 

@@ -22,7 +22,7 @@ from megas2s.errors import BadData
 EMPTY = "empty"
 INVALID = "invalid UTF-8"
 CONTROL = "control characters"  # counted in characters; the document stays
-DUPLICATE = "duplicate"
+DUPLICATE, NEAR_DUPLICATE, BEYOND_QUOTA = "duplicate", "near duplicate", "beyond the quota"
 UNKNOWN = "und"  # ISO 639 for a document whose language cannot be known, because it cannot be read
 
 _JSON = json.JSONDecoder(strict=False)  # raw control characters inside a string are dropped later, and counted

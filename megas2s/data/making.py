@@ -12,9 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from megas2s.data.assemble import Choice, ShardPlan, Tally, write_plans, write_shard_of
+from megas2s.data.assemble import ShardPlan, write_plans, write_shard_of
+from megas2s.data.choice import Choice, Choices, Tally
+from megas2s.data.contamination import digest_of as digest_of_texts
+from megas2s.data.contamination import evaluation_files, write_grams
 from megas2s.data.corpus import MARKER, TOKENIZER, Corpus, write_corpus
-from megas2s.data.decode import DUPLICATE
+from megas2s.data.decode import BEYOND_QUOTA, DUPLICATE, NEAR_DUPLICATE
 from megas2s.data.documents import bytes_to_read
 from megas2s.data.inputs import InputFile
 from megas2s.data.parts import Group, Parts, is_written
@@ -25,24 +28,13 @@ from megas2s.data.staging import FOLDER, STATE, held, read_state, refuse_other_a
 from megas2s.data.tokenise import Encoder, Ids
 from megas2s.errors import BadConfig, BadData
 from megas2s.files import disk_trouble, make_folder, read_json, write_json
-from megas2s.spec import plain, spec
+from megas2s.spec import plain
 
+GRAMS = "grams.npy"
 ENTRIES = "entries"  # what `corpus.json` will say of each shard
 MOST_THREADS = 8
 
 log = logging.getLogger(__name__)
-
-
-@spec
-class Choices:
-    """Which documents go where; part of what makes a corpus what it is."""
-
-    deduplicate: bool = True  # drop a document whose normalised text an earlier one has
-    held_out: float = 0.005  # share of each language's documents that is kept from training
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.held_out <= 0.5:
-            raise ValueError(f"held_out must lie in [0, 0.5], found {self.held_out}")
 
 
 class CorpusTokenizer(NamedTuple):
@@ -74,16 +66,18 @@ class Making:
         self._tokenizer = tokenizer
         self._choices = choices
         self._allow_empty = allow_empty_languages
+        self._evaluation = evaluation_files(choices.screening.evaluation)
 
     def begin(self, lock: contextlib.ExitStack, piece_size: int | None) -> dict[str, Any]:
         """Rank 0: whether it is complete, else how its input is cut and whether its shards are planned."""
-        arguments = _arguments(self._tokenizer, self._choices)
+        arguments = self._arguments()
         if (self.folder / MARKER).is_file():
             self._check_complete(arguments)
             return {"digest": self.digest, "complete": True}
         if self.folder.exists() and not self.staging.is_dir() and any(self.folder.iterdir()):
             raise BadConfig(f"{self.folder} is neither empty nor a corpus; name another folder")
         _refuse_empty(_empty_before(self.files), self._allow_empty)
+        _refuse_unknown(self._choices.quotas, self.files)
         lock.enter_context(held(self.staging))
         state = read_state(self.staging)
         if state is None:
@@ -97,6 +91,8 @@ class Making:
                 "were read; name another folder or remove this one"
             )
         prepare(self.staging)
+        if self._evaluation and not (self.staging / GRAMS).is_file():
+            write_grams(self._evaluation, self.staging / GRAMS)
         return {
             "digest": self.digest,
             "complete": False,
@@ -125,12 +121,21 @@ class Making:
 
     def job(self, block_size: int) -> Job:
         """What processes that tokenise are given."""
-        return Job(self.staging, self.pieces, self.names, self._tokenizer.load, self._tokenizer.ids, block_size)
+        return Job(
+            self.staging,
+            self.pieces,
+            self.names,
+            self._tokenizer.load,
+            self._tokenizer.ids,
+            self._choices.screening,
+            self.staging / GRAMS if self._evaluation else None,
+            block_size,
+        )
 
     def plan(self) -> None:
         """Rank 0: choose documents and plan shards."""
         parts = self._parts()
-        choice = Choice(parts, self.staging, deduplicate=self._choices.deduplicate, held_out=self._choices.held_out)
+        choice = Choice(parts, self.staging, self._choices)
         languages = _summary(choice.tallies, parts, self.files)
         empty = [code for code, facts in languages.items() if facts["documents"] + facts["heldout_documents"] == 0]
         _refuse_empty(empty, self._allow_empty)
@@ -188,6 +193,23 @@ class Making:
         )
         shutil.rmtree(self.staging)
 
+    def _arguments(self) -> dict[str, Any]:
+        """What makes the corpus what it is, beside its input; files by what they hold."""
+        choices = plain(Choices, self._choices)
+        screening = choices.pop("screening")
+        model = screening["language_model"]
+        screening["language_model"] = digest_of_texts([Path(model)]) if model and Path(model).is_file() else model
+        screening["evaluation"] = digest_of_texts(self._evaluation) if self._evaluation else None
+        return {
+            "format": FORMAT,
+            "tokenizer": self._tokenizer.fingerprint,
+            "separator": self._tokenizer.ids.separator,
+            **choices,
+            **screening,
+            "shard_tokens": SHARD_TOKENS,
+            "shard_documents": SHARD_DOCUMENTS,
+        }
+
     def _parts(self) -> Parts:
         return Parts(self.staging, self.names, self._tokenizer.ids.dtype)
 
@@ -212,8 +234,13 @@ def _summary(tallies: Mapping[str, Tally], parts: Parts, files: Sequence[InputFi
     """Per language: documents, tokens, characters, and what was dropped for which reason."""
     dropped = dict(parts.dropped)
     for language, tally in tallies.items():
-        if tally.duplicates:
-            dropped[language, DUPLICATE] = tally.duplicates
+        for reason, count in (
+            (DUPLICATE, tally.duplicates),
+            (NEAR_DUPLICATE, tally.near_duplicates),
+            (BEYOND_QUOTA, tally.beyond_quota),
+        ):
+            if count:
+                dropped[language, reason] = count
     named = {file.language for file in files if file.language is not None}
     return {
         language: {
@@ -229,27 +256,23 @@ def _summary(tallies: Mapping[str, Tally], parts: Parts, files: Sequence[InputFi
     }
 
 
-def _arguments(tokenizer: CorpusTokenizer, choices: Choices) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "tokenizer": tokenizer.fingerprint,
-        "separator": tokenizer.ids.separator,
-        **plain(Choices, choices),
-        "shard_tokens": SHARD_TOKENS,
-        "shard_documents": SHARD_DOCUMENTS,
-    }
-
-
 def _empty_before(files: Sequence[InputFile]) -> list[str]:
     """Languages of which nothing can come: all their files are empty."""
     sized = {file.language for file in files if file.bytes or file.format == "dataset"}
     return sorted({file.language for file in files if file.language is not None} - sized)
 
 
+def _refuse_unknown(quotas: Mapping[str, int], files: Sequence[InputFile]) -> None:
+    sources = {file.inputs.source for file in files}
+    for name in quotas:
+        if name.partition("/")[0] not in sources:
+            raise BadConfig(f"quota {name!r} is of no source; the input has {', '.join(sorted(sources))}")
+
+
 def _refuse_empty(languages: Sequence[str], allowed: bool) -> None:
     if languages and not allowed:
         raise BadData(
-            f"no documents of language {', '.join(languages)}: all are empty, duplicates or invalid; "
+            f"no documents of language {', '.join(languages)}: all are empty, duplicates, invalid or screened out; "
             "add some, leave the language out, or go on without it by --allow-empty-languages"
         )
 

@@ -2,6 +2,7 @@
 
     .staging/parts/<name>.docs    one RECORD a document, group after group
     .staging/parts/<name>.ids     token ids, flat, in the same order
+    .staging/parts/<name>.signs   a signature each, in the same order, where near-duplicates are looked for
     .staging/parts/<name>.json    how many of which group; written last, so a part without it does not count
 
 A part's name is that of its piece. Processes on any number of hosts write parts without knowing of each other; a run
@@ -19,11 +20,13 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from megas2s import files
+from megas2s.data.signatures import NUMBERS
 from megas2s.data.tokenise import RECORD, Tokenised
 from megas2s.errors import BadData
 
 FOLDER = "parts"
 READ_DOCUMENTS = 1 << 16
+READ_SIGNATURES = 1 << 14  # pairs compared at once, 16 MB
 READ_IDS = 1 << 20
 
 
@@ -58,6 +61,7 @@ def write_part(staging: Path, name: str, results: Iterable[tuple[str, str, Token
     """
     records: dict[Group, list[np.ndarray]] = {}
     tokens: dict[Group, list[np.ndarray]] = {}
+    signatures: dict[Group, list[np.ndarray]] = {}
     dropped: Counter[tuple[str, str]] = Counter()
     documents = text_bytes = 0
     for split, source, result in results:
@@ -66,15 +70,17 @@ def write_part(staging: Path, name: str, results: Iterable[tuple[str, str, Token
             group = Group(split, language, source)
             records.setdefault(group, []).append(found)
             tokens.setdefault(group, []).append(result.tokens[language])
+            if language in result.signatures:
+                signatures.setdefault(group, []).append(result.signatures[language])
         documents += result.documents
         text_bytes += result.text_bytes
         dropped += result.dropped
     path = staging / FOLDER / name
     groups = sorted(records)
     with files.disk_trouble(path):
-        for suffix, held in ((".docs", records), (".ids", tokens)):
+        for suffix, held in ((".docs", records), (".ids", tokens), (".signs", signatures)):
             with open(f"{path}{suffix}", "wb") as file:
-                file.writelines(array.data for group in groups for array in held[group])
+                file.writelines(array.data for group in groups for array in held.get(group, ()))
                 file.flush()
                 os.fsync(file.fileno())
         files.sync_folder(path.parent)
@@ -82,6 +88,47 @@ def write_part(staging: Path, name: str, results: Iterable[tuple[str, str, Token
     facts = {"documents": documents, "groups": counted, "dropped": [[*key, n] for key, n in sorted(dropped.items())]}
     files.write_json(path.with_name(f"{name}.json"), facts)
     return documents, text_bytes
+
+
+class Signatures:
+    """The signatures of all documents, by their row: the number of a document among those of all groups, sorted."""
+
+    def __init__(self, folder: Path, extents: Sequence[Extent]) -> None:
+        self._folder = folder
+        self._extents = extents
+        self._ends = np.cumsum([extent.documents for extent in extents])
+
+    def alike(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """The share of equal numbers in the signatures of pairs of rows, (pairs,)."""
+        found = np.empty(len(left))
+        for start in range(0, len(left), READ_SIGNATURES):
+            some = slice(start, start + READ_SIGNATURES)
+            found[some] = (self._read(left[some]) == self._read(right[some])).mean(1)
+        return found
+
+    def ordinals(self, rows: np.ndarray) -> np.ndarray:
+        """The ordinals of rows, which rise."""
+        found = np.empty(len(rows), np.int64)
+        for chosen, extent, inside in self._parted(rows):
+            records = np.memmap(self._folder / f"{extent.part}.docs", RECORD, "r")
+            found[chosen] = records["ordinal"][extent.first_document + inside].astype(np.int64) + extent.ordinal
+        return found
+
+    def _read(self, rows: np.ndarray) -> np.ndarray:
+        found = np.empty((len(rows), NUMBERS), np.uint32)
+        for chosen, extent, inside in self._parted(rows):
+            path = self._folder / f"{extent.part}.signs"
+            signatures = np.memmap(path, np.uint32, "r").reshape(-1, NUMBERS)
+            found[chosen] = signatures[extent.first_document + inside]
+        return found
+
+    def _parted(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Extent, np.ndarray]]:
+        """Which of the rows lie in an extent, and where in it."""
+        numbers = np.searchsorted(self._ends, rows, side="right")
+        for number in np.unique(numbers).tolist():
+            chosen = np.flatnonzero(numbers == number)
+            extent = self._extents[number]
+            yield chosen, extent, rows[chosen] - (int(self._ends[number]) - extent.documents)
 
 
 class Parts:
@@ -99,12 +146,23 @@ class Parts:
     def records(self, group: Group) -> Iterator[np.ndarray]:
         """The records of a group, some at a time."""
         for extent in self.groups[group]:
-            with open(self.folder / f"{extent.part}.docs", "rb") as file:
-                file.seek(extent.first_document * RECORD.itemsize)
-                for done in range(0, extent.documents, READ_DOCUMENTS):
-                    found = self._read(file, RECORD, min(READ_DOCUMENTS, extent.documents - done))
-                    found["ordinal"] += np.uint64(extent.ordinal)
-                    yield found
+            yield from self._records(extent)
+
+    def signatures(self) -> Signatures:
+        """All signatures, to be looked up; only where the corpus is made with them."""
+        return Signatures(self.folder, [extent for group in sorted(self.groups) for extent in self.groups[group]])
+
+    def signed(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """All documents in the order of their rows, some at a time: the first row, ordinals, signatures (n, 128)."""
+        row = 0
+        for group in sorted(self.groups):
+            for extent in self.groups[group]:
+                with open(self.folder / f"{extent.part}.signs", "rb") as file:
+                    file.seek(extent.first_document * NUMBERS * 4)
+                    for ordinals in (records["ordinal"] for records in self._records(extent)):
+                        numbers = self._read(file, np.dtype(np.uint32), len(ordinals) * NUMBERS)
+                        yield row, ordinals, numbers.reshape(-1, NUMBERS)
+                        row += len(ordinals)
 
     def ids(self, group: Group, spans: Iterable[tuple[int, int]]) -> Iterator[np.ndarray]:
         """The ids of a group in [start, stop) of each span, counted over all parts; spans in rising order."""
@@ -119,6 +177,14 @@ class Parts:
                     for position in range(start, min(stop, end), READ_IDS):
                         yield self._read(file, self.dtype, min(READ_IDS, min(stop, end) - position))
                 start = end
+
+    def _records(self, extent: Extent) -> Iterator[np.ndarray]:
+        with open(self.folder / f"{extent.part}.docs", "rb") as file:
+            file.seek(extent.first_document * RECORD.itemsize)
+            for done in range(0, extent.documents, READ_DOCUMENTS):
+                found = self._read(file, RECORD, min(READ_DOCUMENTS, extent.documents - done))
+                found["ordinal"] += np.uint64(extent.ordinal)
+                yield found
 
     def _read(self, file: BinaryIO, dtype: np.dtype[Any], count: int) -> np.ndarray:
         found: np.ndarray = np.fromfile(file, dtype, count)

@@ -15,10 +15,10 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from megas2s.data.choice import Choices as Choices
 from megas2s.data.corpus import Corpus
 from megas2s.data.documents import BLOCK, bytes_to_read, input_files
 from megas2s.data.inputs import Inputs
-from megas2s.data.making import Choices as Choices
 from megas2s.data.making import CorpusTokenizer as CorpusTokenizer
 from megas2s.data.making import Making
 from megas2s.data.parts import is_written

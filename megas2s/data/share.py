@@ -20,6 +20,7 @@ from megas2s import files
 from megas2s.data.documents import read_blocks
 from megas2s.data.parts import FOLDER, is_written, write_part
 from megas2s.data.pieces import Piece
+from megas2s.data.screen import Screen, Screening
 from megas2s.data.tokenise import Encoder, Ids, Tokenised, tokenise_block
 from megas2s.errors import Refusal
 from megas2s.processes import end_with_parent
@@ -36,7 +37,20 @@ class Job(NamedTuple):
     names: Sequence[str]
     load_encoder: Callable[[], Encoder]
     ids: Ids
+    screening: Screening
+    grams: Path | None  # runs of words of evaluation text
     block_size: int
+
+    def open(self) -> Means:
+        """What a process makes parts with."""
+        return Means(self.load_encoder(), Screen(self.screening, self.grams))
+
+
+class Means(NamedTuple):
+    """What takes long to load."""
+
+    encoder: Encoder
+    screen: Screen
 
 
 Told = Callable[[int, int, int, int], None]  # since the last call: pieces, bytes of input, documents, bytes of text
@@ -55,9 +69,9 @@ def tokenise_share(job: Job, *, workers: int, told: Told) -> None:
     numbers = _taken(job)
     try:
         if workers == 1:
-            encoder = job.load_encoder()
+            means = job.open()
             for number in numbers:
-                _make(job, number, encoder, told)
+                _make(job, number, means, told)
         else:
             _pooled(job, numbers, workers, told)
     except Refusal:
@@ -79,7 +93,7 @@ def _taken(job: Job) -> Iterator[int]:
         yield number
 
 
-def _make(job: Job, number: int, encoder: Encoder, told: Told) -> tuple[int, int]:
+def _make(job: Job, number: int, means: Means, told: Told) -> tuple[int, int]:
     """One part; tells of each block, and of the piece when it is written."""
     piece, ids = job.pieces[number], job.ids
     read = 0  # bytes of the piece that have been told of
@@ -89,7 +103,7 @@ def _make(job: Job, number: int, encoder: Encoder, told: Told) -> tuple[int, int
         before = 0
         for span in piece:
             for block in read_blocks(span, size=job.block_size):
-                result = tokenise_block(block, encoder, ids)
+                result = tokenise_block(block, means.encoder, ids, means.screen)
                 here = before + min(max(0, block.position - span.start), span.bytes)
                 told(0, here - read, result.documents, result.text_bytes)
                 read = here
@@ -133,16 +147,16 @@ def _first_refusal(running: dict[Future[tuple[int, int]], int]) -> Refusal:
     return refusals[0][1]
 
 
-_STATE: list[tuple[Job, Encoder]] = []  # of a worker process: set once, when it starts
+_STATE: list[tuple[Job, Means]] = []  # of a worker process: set once, when it starts
 
 
 def _begin(job: Job) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     end_with_parent()
-    _STATE.append((job, job.load_encoder()))
+    _STATE.append((job, job.open()))
 
 
 def _work(number: int) -> tuple[int, int]:
-    job, encoder = _STATE[0]
-    return _make(job, number, encoder, lambda *_: None)
+    job, means = _STATE[0]
+    return _make(job, number, means, lambda *_: None)

@@ -14,52 +14,59 @@ import re
 import unicodedata
 from collections.abc import Callable
 
+from megas2s.data.words import SPACELESS, punctuation
 from megas2s.errors import BadConfig
 
 # Marks that belong to a word when letters are on both sides: apostrophes, Catalan l·l, Hebrew geresh and gershayim.
 INSIDE_WORDS = {"'": "'", "’": "'", "ʼ": "'", "·": "·", "\u05f3": "\u05f3", "\u05f4": "\u05f4"}
-KEPT = {
-    "\u0f0b",
-    "\u0e2f",
-    "\u0eaf",
-}  # the tsheg; Thai and Lao signs of abbreviation
-DROPPED_LETTERS = {"\u0640"}  # the Arabic tatweel only lengthens a line
+KEPT = "\u0f0b\u0e2f\u0eaf"  # the tsheg; Thai and Lao signs of abbreviation
+TATWEEL = "\u0640"  # an Arabic letter that only lengthens a line
 TURKIC = str.maketrans({"I": "ı", "İ": "i"})
-TURKIC_LANGUAGES = ("tr", "az", "crh", "kk-latn")
-SPACELESS = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-    "\uff66-\uff9d\U00020000-\U0003ffff]"
-)  # Thai, Lao, Myanmar, Khmer, Kana, Han: scripts that part no words by spaces
-NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
-SPACES = re.compile(r"[^\S\n]+")
+TURKIC_LANGUAGES = ("tr", "az", "crh")
+POINTED = frozenset(
+    ["en", "zh", "ja", "ko", "he", "hi", "th", "bn", "ta", "te", "mr", "ur", "sw", "ms"]
+)  # 3.5, not 3,5
+MOST_DIGITS = 15  # longer ones are no amounts; a float holds as many
+
+_SPACED = "[ \u00a0\u202f]"  # between groups of three digits, where the point is a comma
+_NUMBER = re.compile(rf"\d{{1,3}}(?:{_SPACED}\d{{3}})+(?:,\d+)?(?!\d)|\d+(?:[.,]\d+)*")
+_SPACES = re.compile(r"[^\S\n]+")
+_SPACELESS = re.compile(f"[{SPACELESS}]")
 
 Speller = Callable[[str, str], str | None]  # (digits with their marks, language) -> words, None where it knows none
 
 
 def spoken(text: str, language: str, *, spell: Speller | None = None) -> str:
     """The text as it is spoken, lines kept; numbers through `spell` where it is given."""
+    head = language.replace("-", "_").split("_")[0]
     if spell is not None:
-        text = NUMBER.sub(lambda found: spell(found[0], language) or found[0], text)
-    lowered = (text.translate(TURKIC) if language in TURKIC_LANGUAGES else text).lower()
-    found = "".join(_sounding(lowered, index) for index in range(len(lowered)))
-    return "\n".join(line.strip() for line in SPACES.sub(" ", found).split("\n"))
+        text = _NUMBER.sub(lambda found: spell(found[0], head) or found[0], text)
+    lowered = (text.translate(TURKIC) if head in TURKIC_LANGUAGES else text).lower()
+    sounding = _marks().sub(_sounding, lowered)
+    return "\n".join(line.strip() for line in _SPACES.sub(" ", sounding).split("\n"))
 
 
-def _sounding(text: str, index: int) -> str:
-    """What is left of one character: itself, a space, or nothing."""
-    character = text[index]
-    kind = unicodedata.category(character)
-    if character in DROPPED_LETTERS:
+@functools.cache
+def _marks() -> re.Pattern[str]:
+    return re.compile(f"(?![{KEPT}])[{punctuation()}{TATWEEL}]")
+
+
+def _sounding(found: re.Match[str]) -> str:
+    """What is left of one mark: itself, a space, or nothing."""
+    mark, text = found[0], found.string
+    if mark == TATWEEL:
         return ""
-    if kind[0] not in "PS" or character in KEPT:
-        return character
-    before, after = text[index - 1 : index] if index else "", text[index + 1 : index + 2]
-    if character in INSIDE_WORDS and before.isalpha() and after.isalpha():
-        return INSIDE_WORDS[character]
-    if character in ".,:" and before.isdecimal() and after.isdecimal():
-        return character
-    # Where nothing parts words, what stood between two of them leaves no gap.
-    return "" if SPACELESS.match(before) and SPACELESS.match(after) else " "
+    before, after = text[max(0, found.start() - 1) : found.start()], text[found.end() : found.end() + 1]
+    if mark in INSIDE_WORDS and _in_word(before) and _in_word(after):
+        return INSIDE_WORDS[mark]
+    if mark in ".,:" and before.isdecimal() and after.isdecimal():
+        return mark
+    # Where nothing parts words, what stood beside one leaves no gap.
+    return "" if _SPACELESS.match(before) or _SPACELESS.match(after) else " "
+
+
+def _in_word(character: str) -> bool:
+    return character.isalpha() or (character != "" and unicodedata.category(character)[0] == "M")
 
 
 def speller() -> Speller:
@@ -68,18 +75,18 @@ def speller() -> Speller:
         from num2words import num2words
     except ImportError:
         raise BadConfig(
-            "digits are spelled out by num2words, which is not installed: pip install megas2s[spoken]"
+            "digits are spelled out by num2words, which is not installed: pip install 'megas2s[spoken]'"
         ) from None
 
     @functools.lru_cache(maxsize=1 << 16)
     def spell(number: str, language: str) -> str | None:
-        digits = _value(number, language)
-        if digits is None:
+        value = _value(number, language)
+        if value is None:
             return None
         try:
-            words: str = num2words(digits, lang=language.replace("-", "_"))
-        except (NotImplementedError, OverflowError, ValueError, KeyError, IndexError):
-            return None
+            words: str = num2words(value, lang=language)
+        except (NotImplementedError, OverflowError, ValueError, KeyError, IndexError, TypeError):
+            return None  # it does not know the language, or no name for so large a number
         return words
 
     return spell
@@ -88,9 +95,13 @@ def speller() -> Speller:
 def _value(number: str, language: str) -> int | float | None:
     """A number from its digits and marks, where they can only be read in one way; None elsewhere (dates, versions)."""
     plain = "".join(str(unicodedata.digit(c)) if c.isdecimal() else c for c in number)
+    if len(plain) > MOST_DIGITS or re.match(r"0\d", plain):
+        return None
     if plain.isdecimal():
-        return int(plain) if len(plain) <= 15 else None
+        return int(plain)
     point, grouping = (".", ",") if language in POINTED else (",", ".")
+    if point == ",":
+        plain = re.sub(_SPACED, ".", plain)
     whole, *rest = plain.split(point)
     groups = whole.split(grouping)
     grouped = len(groups) == 1 or (len(groups[0]) <= 3 and all(len(group) == 3 for group in groups[1:]))
@@ -98,7 +109,3 @@ def _value(number: str, language: str) -> int | float | None:
         return None
     joined = "".join(groups)
     return float(f"{joined}.{rest[0]}") if rest else int(joined)
-
-
-# Languages that write a decimal point; the others write a comma.
-POINTED = frozenset(["en", "zh", "ja", "ko", "he", "hi", "th", "bn", "ta", "te", "mr", "ur", "sw", "ms"])

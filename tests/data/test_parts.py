@@ -20,7 +20,7 @@ def block(language: str, *sizes: int, first: int = 0) -> Tokenised:
     records = np.zeros(len(sizes), RECORD)
     records["tokens"], records["ordinal"] = sizes, np.arange(len(sizes))
     ids = np.arange(first, first + sum(sizes)).astype(IDS)
-    return Tokenised({language: ids}, {language: records}, len(sizes), 3, Counter({(language, "empty"): 1}))
+    return Tokenised({language: ids}, {language: records}, {}, len(sizes), 3, Counter({(language, "empty"): 1}))
 
 
 @pytest.fixture

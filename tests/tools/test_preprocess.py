@@ -217,3 +217,45 @@ def test_help_imports_nothing_heavy():
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=ENVIRONMENT)
     assert result.stdout.endswith("[]\n"), result.stderr
     assert "--held-out" in result.stdout
+
+
+def test_what_is_left_out_is_counted_by_reason(tokenizer, tmp_path):
+    lines = (SAMPLE / "en.txt").read_text().splitlines()
+    text = [line for line in lines if len(line.split()) > 20][:60]
+    (tmp_path / "en.txt").write_text(
+        "\n".join([*text, f"{text[0]} Once more.", "Guten Morgen, wie geht es Ihnen heute?"])
+    )
+    (tmp_path / "test.txt").write_text(f"{text[1]}\n")
+    flags = ["--near-duplicates", 0.7, "--evaluation", tmp_path / "test.txt", "--identify", 0.9]
+    flags += ["--quota", "text=1e9", "text/en=800", "--spoken", 0.5, "--spoken-digits", "spelled"]
+    arguments = ["--input", tmp_path / "en.txt", "--tokenizer", tokenizer, "--output", tmp_path / "out", "--workers", 1]
+    code, out, err = run(*arguments, *flags)
+    assert code == 0, err
+    assert "1 evaluation text" in out
+    assert "1 near duplicate" in out
+    assert "1 other language" in out
+    assert "beyond the quota" in out
+    assert run(*arguments, *flags)[0] == 0
+    code, _, err = run(*arguments, *flags[2:])
+    assert code == 2
+    assert "near duplicates (was 0.7, now 0.0)" in err
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--quota", "text"], "--quota text: expected SOURCE=TOKENS"),
+        (["--quota", "=5"], "a quota is SOURCE=TOKENS"),
+        (["--quota", "other=5"], "quota 'other' is of no source; the input has text"),
+        (["--near-duplicates", "7"], "near_duplicates must lie in [0, 1], found 7.0"),
+        (["--spoken", "-1"], "spoken must lie in [0, 1]"),
+        (["--evaluation", "absent"], "absent: no evaluation file here"),
+        (["--identify", "0.5", "--language-model", "absent.bin"], "there is no model of languages at absent.bin"),
+    ],
+)
+def test_wrong_flags_are_said_in_a_sentence(tokenizer, tmp_path, flags, sentence):
+    output = tmp_path / "out"
+    code, _, err = run("--input", SAMPLE, "--tokenizer", tokenizer, "--output", output, "--workers", 1, *flags)
+    assert code != 0
+    assert sentence in err
+    assert "Traceback" not in err
