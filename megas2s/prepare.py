@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from torch import Tensor
-
 from megas2s import dist
 from megas2s.convert import family_of
 from megas2s.data.corpus import Corpus, check_sizes
@@ -22,7 +20,7 @@ from megas2s.errors import BadConfig, BadData, Refusal
 from megas2s.models.config import ModelConfig, Tying
 from megas2s.models.freezing import count_by_part
 from megas2s.models.handoff import Origin, hand_off, start_from
-from megas2s.models.parameters import parameter_shapes
+from megas2s.models.parameters import ALL, SomeValues, parameter_shapes
 from megas2s.models.parts import Span
 from megas2s.models.weights import WeightsReader, open_weights
 from megas2s.recipe import Recipe
@@ -171,12 +169,12 @@ def start_folder(recipe: Recipe, stage: Stage) -> Path | None:
     return init_folder(stage.init, Path(recipe.run), [other.name for other in recipe.stages])
 
 
-def starting_weights(recipe: Recipe, prepared: Prepared) -> Callable[[str], Tensor | None]:
+def starting_weights(recipe: Recipe, prepared: Prepared) -> SomeValues:
     """Where each parameter of a stage begins: a function from its name to a tensor, or None for a random start."""
     stage = prepared.stage
     folder = start_folder(recipe, stage)
     if folder is None:
-        return lambda name: None
+        return lambda name, rows=ALL: None
     return hand_off(open_weights(folder), prepared.config, part=stage.part, **_beginnings(stage))
 
 

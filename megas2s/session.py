@@ -24,6 +24,7 @@ from megas2s.engine.optim import AdamW
 from megas2s.models.config import ModelConfig
 from megas2s.models.freezing import freeze, frozen_names
 from megas2s.models.init import first_values
+from megas2s.models.parameters import ALL, SomeValues
 from megas2s.models.parts import Cut, Span, construct_part
 from megas2s.models.transformer import Network, construct
 from megas2s.rng import torch_seed
@@ -70,7 +71,7 @@ class Session:
     measures: Callable[[Engine], Scalars]  # what is found out beside held-out losses; collective
     decode: Callable[[np.ndarray], str]
     start: Path | None  # where the weights lie that it begins with
-    initial: Callable[[], Callable[[str], Tensor | None]]  # and how each parameter begins
+    initial: Callable[[], SomeValues]  # and how each parameter begins
     begin: Callable[[], None]  # what rank 0 checks and writes before anything trains
     look: Sequence[str]  # what every rank must see alike, as phrases
     announcement: Callable[[TrainState], Sequence[str]]
@@ -137,9 +138,13 @@ def train_session(session: Session, *, saved_step: int) -> None:
     log.info("stage %s is complete: %s", session.stage, session.folder / checkpoint.WEIGHTS)
 
 
-def setup(session: Session, initial: Callable[[str], Tensor | None]) -> Setup:
+def setup(session: Session, initial: SomeValues) -> Setup:
     """What an engine needs of a session whose weights begin as `initial` says, at random where it says nothing."""
     fresh = first_values(session.config, torch_seed(session.seed, "init", session.stage))
+
+    def begun(name: str, rows: slice = ALL) -> Tensor:
+        carried = initial(name, rows)
+        return fresh(name, rows) if carried is None else carried
 
     def built(span: Span | None = None) -> Network:
         model = construct(session.config) if span is None else construct_part(session.config, span)
@@ -153,7 +158,7 @@ def setup(session: Session, initial: Callable[[str], Tensor | None]) -> Setup:
     frozen = frozenset(frozen_names(session.config, session.freeze))
     return Setup(
         build=built,
-        initial=lambda name: fresh(name) if (carried := initial(name)) is None else carried,
+        initial=begun,
         losses=session.losses,
         optimizer=session.optimizer,
         precision=session.precision,

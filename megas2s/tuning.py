@@ -8,12 +8,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import yaml
-from torch import Tensor
 
 from megas2s import dist
 from megas2s.convert import source
@@ -27,7 +25,7 @@ from megas2s.methods.base import Facts, Task
 from megas2s.models.config import ModelConfig
 from megas2s.models.freezing import count_by_part, frozen_names
 from megas2s.models.handoff import hand_off, start_from
-from megas2s.models.parameters import parameter_shapes
+from megas2s.models.parameters import ALL, SomeValues, parameter_shapes
 from megas2s.models.reinitialising import reinitialised_names
 from megas2s.models.weights import WeightsReader
 from megas2s.recipe import read_overridden
@@ -203,14 +201,14 @@ def _taken(recipe: Finetuning, config: ModelConfig) -> ModelConfig:
     return config if recipe.dropout is None else dataclasses.replace(config, dropout=recipe.dropout)
 
 
-def initial(prepared: Prepared) -> Callable[[str], Tensor | None]:
+def initial(prepared: Prepared) -> SomeValues:
     """Where each parameter begins: in the weights, or anew."""
     recipe = prepared.recipe
     carried = hand_off(prepared.reader, prepared.config, part=recipe.part)
     anew = reinitialised_names(prepared.config, recipe.reinitialise)
     if not _knows_labels(prepared):  # a head of as many classes may tell other ones apart
         anew |= {name for name in parameter_shapes(prepared.config) if name.startswith(("classes.", "text."))}
-    return lambda name: None if name in anew else carried(name)
+    return lambda name, rows=ALL: None if name in anew else carried(name, rows)
 
 
 def bound(prepared: Prepared) -> dict[str, str]:

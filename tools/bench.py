@@ -61,6 +61,12 @@ def arguments() -> argparse.Namespace:
     add("--width", type=int, default=512, help="width of the model")
     add("--layers", type=int, default=6, help="layers of each stack")
     add("--vocab-size", type=int, default=32_768, help="ids")
+
+    startup = _command(commands, "startup", "memory of each rank while a ZeRO-3 engine starts and saves")
+    add = startup.add_argument
+    add("--width", type=int, nargs="+", default=[256, 512], help="widths of the model, multiples of 64")
+    add("--vocab-size", type=int, default=150_016, help="ids")
+    add("--ranks", type=int, nargs="+", default=[1, 2, 4], help="ranks on this machine")
     return parser.parse_args()
 
 

@@ -57,7 +57,7 @@ def examine(recipe: Recipe, asked: argparse.Namespace) -> int:
     recipe.check_ranks(sum(host.slots for host in hosts))
     names = ", ".join(f"{host.name} ({host.slots})" for host in hosts)
     if asked.dry_run:
-        print(f"would ask {names}")
+        print(f"would ask {names} about {', '.join(stage.name for stage in recipe.stages)}")
         return 0
     script = [sys.executable, str(Path(__file__).resolve()), asked.recipe, *asked.overrides]
     asking = doctor.Asking(script, Path.cwd(), asked.port, remote=asked.hostfile is not None)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from megas2s import dist
 from megas2s.engine.optim import AdamW
 from megas2s.models.output import ModelOutput, Reader
+from megas2s.models.parameters import Values
 from megas2s.models.parts import Cut
 from megas2s.models.transformer import Network
 
@@ -74,7 +75,7 @@ class Setup:
     """Everything an engine needs to begin a stage."""
 
     build: Callable[..., Network]  # the model, or a `Span` of it: weights empty, frozen parameters marked
-    initial: Callable[[str], Tensor]  # canonical name -> starting value in fp32
+    initial: Values  # canonical name -> starting value in fp32
     losses: Losses
     optimizer: AdamW
     precision: Precision
@@ -123,8 +124,8 @@ class Engine(Protocol):
     def counters(self) -> dict[str, float]:
         """Scalars beside the state: the optimizer's own step and, in fp16, the loss scale."""
 
-    def load_moments(self, moments: Callable[[str, str], Tensor] | None, counters: Mapping[str, float]) -> None:
-        """Put the optimizer where `moments` and `counters` left it. `moments(kind, name)` reads one tensor.
+    def load_moments(self, moments: Values | None, counters: Mapping[str, float]) -> None:
+        """Put the optimizer where `moments()`, by the same names, and `counters` left it.
 
         None stands for zeros: the state before the first step.
         """

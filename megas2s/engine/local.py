@@ -7,7 +7,7 @@ DeepSpeed does with most of the shipped files; fp16 would need a loss scale and 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from megas2s.engine.base import (
 from megas2s.engine.optim import adamw, parameter_groups, rms_scales, set_lr
 from megas2s.errors import BadConfig
 from megas2s.models.init import fill
+from megas2s.models.parameters import Values
 
 
 class LocalEngine:
@@ -101,11 +102,11 @@ class LocalEngine:
         held = next(iter(self._optimizer.state.values()), None)
         return {"optimizer_step": float(held["step"]) if held else 0.0}
 
-    def load_moments(self, moments: Callable[[str, str], Tensor] | None, counters: Mapping[str, float]) -> None:
+    def load_moments(self, moments: Values | None, counters: Mapping[str, float]) -> None:
         """Continue AdamW from saved moments, or begin again."""
         for name, master in self._masters.items():
             restored = {
-                kind: torch.zeros_like(master) if moments is None else moments(kind, name).to(self._device)
+                kind: torch.zeros_like(master) if moments is None else moments(f"{kind}.{name}").to(self._device)
                 for kind in MOMENTS
             }
             step_device = self._device if self._device.type == "cuda" else torch.device("cpu")

@@ -10,6 +10,7 @@ import contextlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from megas2s.engine.optim import adamw, parameter_groups, rms_scales, set_lr
 from megas2s.engine.spread import Spread
 from megas2s.engine.zero import join
 from megas2s.models.init import fill
-from megas2s.models.parameters import canonical_parameters, parameter_shapes
+from megas2s.models.parameters import Values, canonical_parameters, parameter_shapes
 from megas2s.models.parts import Span, Stream, held
 
 
@@ -173,13 +174,13 @@ class PipeEngine:
         """Adam's step."""
         return {"optimizer_step": zero_state.optimizer_step(self._engine)}
 
-    def load_moments(self, moments: Callable[[str, str], Tensor] | None, counters: Mapping[str, float]) -> None:
+    def load_moments(self, moments: Values | None, counters: Mapping[str, float]) -> None:
         """Continue Adam from saved values; each rank reads what it holds."""
         zero_state.prepare(self._engine, MOMENTS, counters["optimizer_step"])
         for name, parameter in self._parameters.items():
             if parameter.requires_grad and moments is not None:
                 for kind in MOMENTS:
-                    zero_state.write(self._engine, parameter, moments(kind, name).to(self._device), kind)
+                    zero_state.write(self._engine, parameter, partial(moments, f"{kind}.{name}"), kind)
 
     def close(self) -> None:
         """Take DeepSpeed's hooks off the model and free its buffers."""
@@ -188,7 +189,7 @@ class PipeEngine:
     def _restore_masters(self) -> None:
         for name, parameter in self._parameters.items():
             if parameter.requires_grad:
-                zero_state.write(self._engine, parameter, self._setup.initial(name).to(self._device))
+                zero_state.write(self._engine, parameter, partial(self._setup.initial, name))
 
     def _shapes(self, inputs: Sequence[Batch], *, gradients: bool) -> Callable[..., Stream]:
         """Empty tensors for the stream that arrives with a micro-batch."""

@@ -13,7 +13,8 @@ import logging
 import os
 import socket
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from megas2s.engine.base import (
 from megas2s.engine.ds_config import compose, offloads_optimizer, read_ds_config, zero_stage
 from megas2s.engine.optim import adamw, parameter_groups, rms_scales, set_lr
 from megas2s.errors import BadConfig
+from megas2s.models.parameters import Values
 from megas2s.models.transformer import Network
 from megas2s.spec import parse
 
@@ -203,13 +205,13 @@ class ZeroEngine:
         scaler = getattr(self._engine.optimizer, "loss_scaler", None) if self._setup.precision == "fp16" else None
         return counters | {name: float(getattr(scaler, name)) for name in _scale_names(scaler)}
 
-    def load_moments(self, moments: Callable[[str, str], Tensor] | None, counters: Mapping[str, float]) -> None:
+    def load_moments(self, moments: Values | None, counters: Mapping[str, float]) -> None:
         """Continue Adam, and in fp16 the loss scale, from saved values."""
         zero_state.prepare(self._engine, MOMENTS, counters["optimizer_step"])
         for name, parameter in self._parameters.items():
             if parameter.requires_grad and moments is not None:
                 for kind in MOMENTS:
-                    zero_state.write(self._engine, parameter, moments(kind, name).to(self._device), kind)
+                    zero_state.write(self._engine, parameter, partial(moments, f"{kind}.{name}"), kind)
         scaler = getattr(self._engine.optimizer, "loss_scaler", None) if self._setup.precision == "fp16" else None
         for name in _scale_names(scaler):
             if name in counters:
@@ -228,16 +230,14 @@ class ZeroEngine:
             with deepspeed.zero.Init(config_dict_or_path=config):
                 model = self._setup.build()
         for name, parameter in model.named_parameters():
-            with _gathered(parameter), torch.no_grad():
-                if self._stage < 3 or self._place.rank == 0:
-                    parameter.copy_(self._setup.initial(name))
+            zero_state.begin(parameter, partial(self._setup.initial, name))
         return model
 
     def _restore_masters(self) -> None:
         """Set the fp32 masters from the fp32 starting weights that the low-precision model was rounded from."""
         for name, parameter in self._parameters.items():
             if parameter.requires_grad:
-                zero_state.write(self._engine, parameter, self._setup.initial(name).to(self._device))
+                zero_state.write(self._engine, parameter, partial(self._setup.initial, name))
 
     def _clip(self) -> float:
         """Clip the averaged fp32 gradients of ZeRO-0, equal on every rank, by their norm; returns the norm."""
@@ -271,14 +271,6 @@ def _no_memory_reports() -> Iterator[None]:
         yield
     finally:
         bf16_optimizer.see_memory_usage = original
-
-
-def _gathered(parameter: nn.Parameter) -> contextlib.AbstractContextManager[Any]:
-    """The parameter whole inside the block, and rank 0's value of it afterwards; only ZeRO-3 scatters it."""
-    if not hasattr(parameter, "ds_id"):
-        return contextlib.nullcontext()
-    gathered: contextlib.AbstractContextManager[Any] = deepspeed.zero.GatheredParameters([parameter], modifier_rank=0)
-    return gathered
 
 
 def _scale_names(scaler: Any) -> list[str]:

@@ -1,8 +1,8 @@
 """Where DeepSpeed keeps fp32 weights and Adam moments, behind three functions: prepare, read, write.
 
 DeepSpeed flattens parameters and scatters them over ranks in a way that differs per ZeRO stage and precision. Here
-every parameter is read as one full fp32 tensor on every rank, and written from one, so that a checkpoint is a
-set of named tensors whatever wrote it.
+every parameter is read as one full fp32 tensor on every rank, and written from the rows that a rank asks for, so that a
+checkpoint is a set of named tensors whatever wrote it.
 
     ZeRO-0, fp32            torch's optimizer on the model's own parameters
     ZeRO-0, bf16 or fp16    lists of fp32 copies beside the model's parameters
@@ -12,10 +12,14 @@ set of named tensors whatever wrote it.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from deepspeed.ops.adam import DeepSpeedCPUAdam
+from deepspeed.runtime.zero import GatheredParameters
+from deepspeed.runtime.zero.partition_parameters import PartitionedParamStatus
 from deepspeed.utils import (
     safe_get_full_fp32_param,
     safe_get_full_optimizer_state,
@@ -27,8 +31,10 @@ from deepspeed.utils import (
 from torch import Tensor, nn
 
 from megas2s import dist
+from megas2s.models.parameters import ALL
 
 COUNTED_UP = 2.0**-26  # below half the distance from 1 to the next smaller float32
+Rows = Callable[[slice], Tensor]  # of one parameter
 VALUE = "value"  # the fp32 weight itself, beside the optimizer's own keys
 
 
@@ -79,15 +85,17 @@ def read(engine: Any, parameter: nn.Parameter, kind: str = VALUE) -> Tensor:
     return full
 
 
-def write(engine: Any, parameter: nn.Parameter, full: Tensor, kind: str = VALUE) -> None:
-    """Set one trainable parameter's fp32 tensor from the full one, which every rank passes."""
+def write(engine: Any, parameter: nn.Parameter, value: Rows, kind: str = VALUE) -> None:
+    """Set one trainable parameter's fp32 tensor; every rank reads what it keeps of it."""
+    device = dist.device()
     if hasattr(parameter, "ds_id"):
-        own = _own_slice(parameter, full)
+        own = _own_slice(parameter, value).to(device)
         if kind == VALUE:
             safe_set_local_fp32_param(parameter, own)
         else:
             safe_set_local_optimizer_state(parameter, own, kind)
     elif hasattr(parameter, "_hp_mapping"):
+        full = value(ALL).to(device)
         if kind == VALUE:
             safe_set_full_fp32_param(parameter, full)
         else:
@@ -95,14 +103,30 @@ def write(engine: Any, parameter: nn.Parameter, full: Tensor, kind: str = VALUE)
     else:
         master = _masters(engine)[id(parameter)]
         target = master if kind == VALUE else basic_optimizer(engine).state[master][kind]
-        target.data.copy_(full)
+        target.data.copy_(value(ALL))
 
 
-def _own_slice(parameter: Any, full: Tensor) -> Tensor:
-    """This rank's slice of a ZeRO-3 parameter, padded with zeros as DeepSpeed pads it."""
-    size = parameter.ds_tensor.ds_numel
-    rank = dist.place().rank
-    flat = full.flatten()[rank * size : (rank + 1) * size]
+@torch.no_grad()
+def begin(parameter: Any, value: Rows) -> None:
+    """Set a parameter before DeepSpeed has an engine; under ZeRO-3 every rank reads and keeps its slice alone."""
+    if not hasattr(parameter, "ds_id"):
+        parameter.copy_(value(ALL))
+    elif parameter.ds_tensor.status == PartitionedParamStatus.AVAILABLE and parameter.ds_secondary_tensor is None:
+        parameter.ds_tensor.copy_(_own_slice(parameter, value))
+    else:  # on a disk, or kept twice (ZeRO++): DeepSpeed puts it where it belongs
+        with GatheredParameters([parameter], modifier_rank=0):
+            if dist.is_main():
+                parameter.copy_(value(ALL))
+
+
+def _own_slice(parameter: Any, value: Rows) -> Tensor:
+    """This rank's slice of a ZeRO-3 parameter, flat, padded with zeros as DeepSpeed pads it."""
+    size, shape = parameter.ds_tensor.ds_numel, parameter.ds_shape
+    width = math.prod(shape[1:])
+    start = min(dist.place().rank * size, parameter.ds_numel)
+    stop = min(start + size, parameter.ds_numel)
+    first, last = start // width, -(-stop // width)
+    flat = value(slice(first, last)).flatten()[start - first * width : stop - first * width]
     return torch.nn.functional.pad(flat, (0, size - flat.numel()))
 
 

@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
 from typing import Literal
 
 from torch import Tensor
 
 from megas2s.errors import BadCheckpoint, BadConfig
 from megas2s.models.config import ModelConfig
-from megas2s.models.parameters import aliases, owners, parameter_shapes
+from megas2s.models.parameters import ALL, SomeValues, aliases, owners, parameter_shapes
 from megas2s.models.weights import WeightsReader
 
 Origin = Literal["copied", "random"]
@@ -44,10 +43,10 @@ def hand_off(
     part: Literal["all", "encoder"] = "all",
     decoder_embeddings: Origin = "copied",
     decoder_layers: Origin = "random",
-) -> Callable[[str], Tensor | None]:
+) -> SomeValues:
     """Where each parameter of a `target` model begins that takes its weights from `reader` (see `start_from`).
 
-    Given a canonical name, it reads one tensor in fp32, or answers None for a random start.
+    Given a canonical name, it reads one tensor in fp32, or rows of it, or answers None for a random start.
     """
     source = reader.config
     origins = start_from(
@@ -57,11 +56,12 @@ def hand_off(
     scale = _scale(source) / _scale(target)
     folds = source.segment_types > 0 and target.segment_types == 0
 
-    def initial(name: str) -> Tensor | None:
+    def initial(name: str, rows: slice = ALL) -> Tensor | None:
         origin = origins[name]
         if origin is None:
             return None
-        values = reader.tensor(origin)[: shapes[name][0]].float()
+        start, stop, _ = rows.indices(shapes[name][0])  # of a table of which the first rows are taken
+        values = reader.tensor(origin, slice(start, stop)).float()
         if folds and origin == "encoder.positions.weight":
             values = values + reader.tensor("encoder.types.weight")[0].float()
         if scale != 1 and origin == owners(source)["encoder.embed.weight"]:

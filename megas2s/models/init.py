@@ -2,9 +2,9 @@
 
     value = first_value(config, "encoder.layers.3.ffn.up.weight", seed=7)
 
-So they are the same on every device, engine and rank, in every dtype, and whoever holds a part of a model draws that
-part alone. Values are drawn on the CPU in float32. Constructors leave weights empty; `fill` gives them their values,
-and engines that scatter a model write them one at a time.
+So they are the same on every device, engine and rank, in every dtype, and whoever holds a part of a model, or some rows
+of a matrix, draws that alone. Values are drawn on the CPU in float32. Constructors leave weights empty; `fill` gives
+them their values, and engines that scatter a model write them one at a time.
 
 What has no seed of its own takes one from torch's generator; `seeded` sets that for a while:
 
@@ -15,15 +15,17 @@ What has no seed of its own takes one from torch's generator; `seeded` sets that
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from megas2s.models.config import ModelConfig
-from megas2s.models.parameters import canonical_parameters, parameter_shapes
+from megas2s.models.parameters import ALL, Shape, Values, canonical_parameters, parameter_shapes
 from megas2s.rng import torch_seed
 
+BLOCK = 1 << 20  # numbers drawn from one seed
 TABLES = ("embed", "positions", "types", "shared")
 
 
@@ -35,25 +37,40 @@ def seeded(seed: int, *address: int | str) -> Iterator[None]:
         yield
 
 
-def first_values(config: ModelConfig, seed: int) -> Callable[[str], Tensor]:
-    """Canonical name -> what that parameter begins as, float32 on the CPU: biases 0, norms 1, all else normal."""
+def first_values(config: ModelConfig, seed: int) -> Values:
+    """What each parameter begins as, float32 on the CPU: biases 0, norms 1, all else normal."""
     shapes = parameter_shapes(config)
 
-    def value(name: str) -> Tensor:
+    def value(name: str, rows: slice = ALL) -> Tensor:
         module, leaf = name.split(".")[-2:]
+        start, stop, _ = rows.indices(shapes[name][0])
+        shape = (stop - start, *shapes[name][1:])
         if leaf == "bias":
-            return torch.zeros(shapes[name], device="cpu")
+            return torch.zeros(shape, dtype=torch.float32, device="cpu")
         if module.endswith("norm"):
-            return torch.ones(shapes[name], device="cpu")
-        generator = torch.Generator("cpu").manual_seed(torch_seed(seed, name))
+            return torch.ones(shape, dtype=torch.float32, device="cpu")
         deviation = config.deviation(_inputs(config, module, shapes[name]))
-        return torch.normal(0.0, deviation, shapes[name], generator=generator, dtype=torch.float32, device="cpu")
+        return _normal(shapes[name], start, stop, torch_seed(seed, name)) * deviation
 
     return value
 
 
+def _normal(shape: Shape, start: int, stop: int, seed: int) -> Tensor:
+    """Rows start to stop of a tensor of normal numbers, which is drawn block by block, each from a seed of its own."""
+    rows = max(1, BLOCK // math.prod(shape[1:]))
+    drawn = torch.empty((stop - start, *shape[1:]), dtype=torch.float32, device="cpu")
+    for block in range(start // rows, -(-stop // rows)):
+        first, last = block * rows, min((block + 1) * rows, shape[0])
+        generator = torch.Generator("cpu").manual_seed(torch_seed(seed, block))
+        size = (last - first, *shape[1:])
+        numbers = torch.normal(0.0, 1.0, size, generator=generator, dtype=torch.float32, device="cpu")
+        lower, upper = max(first, start), min(last, stop)
+        drawn[lower - start : upper - start] = numbers[lower - first : upper - first]
+    return drawn
+
+
 @torch.no_grad()
-def fill(model: nn.Module, values: Callable[[str], Tensor]) -> None:
+def fill(model: nn.Module, values: Values) -> None:
     """Give every parameter of a model the value of its canonical name."""
     for name, parameter in canonical_parameters(model).items():
         parameter.copy_(values(name))

@@ -11,12 +11,28 @@ configuration alone; no model is built.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from megas2s.models.config import ModelConfig
 
 Shape = tuple[int, ...]
+ALL = slice(None)  # rows
+
+
+class Values(Protocol):
+    """Tensors by name, each read or drawn when it is asked for, whole or some rows of its first axis."""
+
+    def __call__(self, name: str, rows: slice = ALL) -> Tensor:
+        """The tensor of a name, or `rows` of it, (stop - start, ...)."""
+
+
+class SomeValues(Protocol):
+    """As `Values`, of some names only."""
+
+    def __call__(self, name: str, rows: slice = ALL) -> Tensor | None:
+        """None for a name that is not among them."""
 
 
 def canonical_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -25,11 +25,11 @@ from torch import Tensor
 from megas2s.errors import BadCheckpoint, BadConfig
 from megas2s.files import disk_trouble, is_published, read_json, verify, write_json
 from megas2s.models.config import ModelConfig
-from megas2s.models.parameters import parameter_shapes
+from megas2s.models.parameters import ALL, parameter_shapes
 from megas2s.spec import parse, plain
 
 MODEL, INDEX = "model.json", "model.safetensors.index.json"
-SHARD_BYTES = 4 << 30
+SHARD_BYTES = 1 << 30  # held by the rank that writes
 
 
 def save_tensors(
@@ -84,14 +84,14 @@ class TensorFolder:
         """Names, in the order in which they were saved."""
         return list(self.files)
 
-    def tensor(self, name: str) -> Tensor:
-        """One tensor, in the dtype it was saved in."""
+    def tensor(self, name: str, rows: slice = ALL) -> Tensor:
+        """One tensor, or rows of it, in the dtype it was saved in; only those are read."""
         if name not in self.files:
             raise BadCheckpoint(f"{self.folder} holds no tensor {name!r}")
         path = self.folder / self.files[name]
         try:
             with safe_open(path, framework="pt") as file:
-                tensor: Tensor = file.get_tensor(name)
+                tensor: Tensor = file.get_tensor(name) if rows == ALL else file.get_slice(name)[rows]
         except (OSError, SafetensorError) as error:
             raise BadCheckpoint(f"{path} cannot be read ({error}); restore it from a copy") from None
         return tensor

@@ -24,8 +24,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import Tensor
-
 from megas2s import dist, files
 from megas2s.engine.base import MOMENTS, Engine
 from megas2s.errors import BadCheckpoint, DiskTrouble
@@ -52,10 +50,6 @@ class Saved(NamedTuple):
     counters: dict[str, float]
     weights: WeightsReader
     optimizer: TensorFolder
-
-    def moment(self, kind: str, name: str) -> Tensor:
-        """One of the optimizer's moments of one parameter."""
-        return self.optimizer.tensor(f"{kind}.{name}")
 
     @property
     def needed(self) -> Path | None:

@@ -55,7 +55,7 @@ def train(run: Training, state: TrainState, saved: checkpoint.Saved | None, *, t
     if trial:
         try_largest(run, state)
     if saved is not None:
-        run.engine.load_moments(saved.moment, saved.counters)
+        run.engine.load_moments(saved.optimizer.tensor, saved.counters)
     window = _Window(run, state)
     for batches in run.batches_from(state.step):
         lr = run.schedule.at(state.step, steps=run.steps)

@@ -13,7 +13,10 @@ from megas2s.models.config import ModelConfig
 def attention():
     torch.manual_seed(0)
     config = ModelConfig(vocab_size=9, hidden_size=16, num_heads=2, ffn_size=8, num_encoder_layers=1, init_std=0.5)
-    return Attention(config).eval()
+    made = Attention(config).eval()
+    for parameter in made.parameters():  # constructors leave them empty
+        torch.nn.init.normal_(parameter, std=0.5)
+    return made
 
 
 def test_the_entropy_of_uniform_attention_is_ln_n():

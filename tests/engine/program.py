@@ -22,6 +22,7 @@ from megas2s.engine.base import MOMENTS, Setup
 from megas2s.engine.optim import AdamW
 from megas2s.models.config import ModelConfig
 from megas2s.models.freezing import freeze, frozen_names
+from megas2s.models.parameters import ALL
 from megas2s.models.parts import Cut, construct_part
 from megas2s.models.transformer import build, construct
 from megas2s.objectives.base import Part, Plain
@@ -101,6 +102,11 @@ class EncoderWatch:
 
         if hasattr(model, "decoder"):
             model.decoder.register_forward_pre_hook(note)
+
+
+def held(tensors):
+    """`Values` of tensors in memory."""
+    return lambda name, rows=ALL: tensors[name][rows]
 
 
 def setup(
@@ -189,7 +195,7 @@ def train(
     start = starting_weights(config)
     watch = EncoderWatch()
     choices = {"config": config, "watch": watch, "recomputed": recomputed, "scaled": scaled}
-    engine = make_engine(spec, setup(spec, precision, frozen, start.__getitem__, **choices))
+    engine = make_engine(spec, setup(spec, precision, frozen, held(start), **choices))
     if trial:
         untouched = engine.counters()
         engine.train_step(batches(0), step=0, lr=0.0)
@@ -203,8 +209,8 @@ def train(
         counters = engine.counters()
         engine.close()
         begun = {**start, **values}  # only rank 0 is given frozen values
-        engine = make_engine(spec, setup(spec, precision, frozen, begun.__getitem__, **choices))
-        engine.load_moments(lambda kind, name: moments[f"{kind}.{name}"], counters)
+        engine = make_engine(spec, setup(spec, precision, frozen, held(begun), **choices))
+        engine.load_moments(held(moments), counters)
         astray = unlike(engine) if isinstance(spec, Pipe) else []
         trace.run(engine, min(RESUME_AT, steps // 2), steps)
     heldout = dist.sum_over_ranks(engine.evaluate(batches(99)))[0].sum(0)

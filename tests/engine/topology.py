@@ -36,7 +36,7 @@ class Run:
             return make_engine(self.spec, setup(self.spec, self.precision, FROZEN, starting_weights().__getitem__))
         saved = checkpoint.read(folder)
         engine = make_engine(self.spec, setup(self.spec, self.precision, FROZEN, saved.weights.tensor))
-        engine.load_moments(saved.moment, saved.counters)
+        engine.load_moments(saved.optimizer.tensor, saved.counters)
         return engine
 
     def train(self, engine, first: int) -> list[float]:

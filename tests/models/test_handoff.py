@@ -18,6 +18,7 @@ def handed_over(source, target_config, folder, **choices):
         for name, parameter in canonical_parameters(target).items():
             if (value := initial(name)) is not None:
                 parameter.copy_(value)
+                assert torch.equal(initial(name, slice(1, 5)), value[1:5])
     return target
 
 

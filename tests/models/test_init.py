@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 
+from megas2s.models import init
 from megas2s.models.config import ModelConfig
 from megas2s.models.init import fill, first_values, seeded
 from megas2s.models.parameters import canonical_parameters, parameter_shapes
@@ -84,6 +85,16 @@ def test_a_parameter_begins_alike_in_models_that_have_other_ones_beside_it():
     assert all(torch.equal(first_values(CONFIG, 1)(name), first_values(deeper, 1)(name)) for name in shared)
     up = "encoder.layers.{}.ffn.up.weight"
     assert not torch.equal(first_values(deeper, 1)(up.format(0)), first_values(deeper, 1)(up.format(1)))
+
+
+@pytest.mark.parametrize("name", ["encoder.embed.weight", "encoder.layers.0.ffn.up.bias", "encoder.norm.weight"])
+def test_rows_are_drawn_alone_as_they_are_in_the_whole(name: str, monkeypatch):
+    monkeypatch.setattr(init, "BLOCK", 64 * 7)  # blocks of seven rows, which part none of the tables evenly
+    whole = first_values(CONFIG, 3)(name)
+    for start, stop in [(0, 1), (0, 7), (5, 9), (7, 14), (20, 64), (3, 3), (len(whole) - 3, len(whole) + 9)]:
+        assert torch.equal(first_values(CONFIG, 3)(name, slice(start, stop)), whole[start:stop])
+    if whole.dim() == 2:
+        assert len({tuple(row.tolist()) for row in whole}) == len(whole)
 
 
 def test_a_constructed_model_is_filled_with_them():

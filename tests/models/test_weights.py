@@ -25,6 +25,7 @@ def test_there_and_back_is_bitwise_whatever_the_shards(tmp_path, tying, shard_by
     assert reader.names == list(parameter_shapes(model.config))
     for name, parameter in canonical_parameters(model).items():
         assert torch.equal(reader.tensor(name), parameter)
+        assert torch.equal(reader.tensor(name, slice(1, 3)), parameter[1:3])
     shards = list((tmp_path / "weights").glob("model-*.safetensors"))
     assert len(shards) == {1: len(reader.names), 1 << 30: 1}.get(shard_bytes, len(shards))
     assert all(shard.stat().st_size < shard_bytes + 4000 for shard in shards if shard_bytes == 4000)

@@ -126,7 +126,7 @@ def test_a_full_disk_ends_in_a_sentence_and_loses_nothing(inputs, tokenizer, str
     arguments = ("--input", inputs, "--tokenizer", tokenizer, "--output", folder, "--workers", 1)
 
     def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 18, 1 << 18))
 
     code, _, err = run(*arguments, preexec_fn=limit)
     assert code == 5

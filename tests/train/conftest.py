@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from megas2s.engine.base import MOMENTS, Setup
+from megas2s.engine.base import Setup
 from megas2s.engine.local import LocalEngine
 from megas2s.engine.optim import AdamW
 from megas2s.models.freezing import freeze
 from megas2s.models.init import first_values
+from megas2s.models.parameters import ALL
 from megas2s.models.transformer import construct
 from megas2s.objectives.mlm import MLM
 from megas2s.train import checkpoint
@@ -41,9 +42,11 @@ def make_engine():
         )
         engine = LocalEngine(setup)
         shapes = {name: tensor.shape for name, tensor in engine.values()}
-        engine.load_moments(
-            lambda kind, name: torch.full(shapes[name], len(name) + MOMENTS.index(kind) / 2), {"optimizer_step": 6.0}
-        )
+
+        def moments(name, rows=ALL):
+            return torch.full(shapes[name.split(".", 1)[1]], len(name) / 2)[rows]
+
+        engine.load_moments(moments, {"optimizer_step": 6.0})
         return engine
 
     return make

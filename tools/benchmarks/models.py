@@ -24,7 +24,7 @@ from megas2s.engine.optim import AdamW
 from megas2s.labels import IGNORED
 from megas2s.models.config import ModelConfig
 from megas2s.models.freezing import freeze
-from megas2s.models.parameters import canonical_parameters, owners
+from megas2s.models.parameters import ALL, canonical_parameters, owners
 from megas2s.models.transformer import Model, build
 from megas2s.objectives.base import Part, Plain, Shape
 from megas2s.objectives.denoising import Denoising
@@ -157,7 +157,7 @@ def _engine(
     engine = LocalEngine(
         Setup(
             build=lambda: model,
-            initial=dict(model.named_parameters()).__getitem__,
+            initial=lambda name, rows=ALL: dict(model.named_parameters())[name][rows],
             losses=losses,
             optimizer=AdamW(),
             precision=precision,
