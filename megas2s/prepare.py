@@ -70,7 +70,7 @@ def prepare(recipe: Recipe, stage: Stage, corpus: Corpus, vocabulary: Vocabulary
     data = stage_data(stage, corpus, vocabulary, recipe.sampling, seed=recipe.seed, decoder_start=config.decoder_start)
     check_positions(stage, data.columns, config)
     with _named(stage):
-        check_engine(stage.engine, precision=stage.precision)
+        check_engine(stage.engine, precision=stage.precision, profile=recipe.log.profile > 0)
         # What is trained shall be exported: a shape that no family of transformers has is refused here.
         family_of(config.without_heads(), "seq2seq" if config.is_seq2seq else "encoder", vocabulary)
         check_start(recipe, stage, config, corpus, vocabulary)

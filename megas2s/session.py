@@ -19,7 +19,7 @@ from torch import Tensor
 from megas2s import dist
 from megas2s.data.loader import Batch, Loader
 from megas2s.engine import EngineSpec, make_engine
-from megas2s.engine.base import Engine, Losses, Precision, Setup
+from megas2s.engine.base import Engine, Losses, Precision, Profile, Setup
 from megas2s.engine.optim import AdamW
 from megas2s.models.config import ModelConfig
 from megas2s.models.freezing import freeze, frozen_names
@@ -165,6 +165,7 @@ def setup(session: Session, initial: SomeValues) -> Setup:
         micro_batch=session.micro_batch,
         micro_batches=session.rows // (session.micro_batch * dist.data_place().world_size),
         cut=Cut(session.config, frozen, tuple(session.spans)) if session.spans else None,
+        profile=Profile(session.log.profile, session.run / "profile", session.stage) if session.log.profile else None,
         languages=len(session.languages),
         dropout_seed=lambda step, index, rank: torch_seed(session.seed, "dropout", session.stage, step, index, rank),
     )

@@ -56,9 +56,10 @@ class Reports:
     evaluate_every: int = 100  # 0: neither while training nor at its end
     heldout_rows: int = 1000
     tensorboard: bool = True
+    profile: int = 0  # step at which DeepSpeed counts FLOPs and bytes sent; 0: none
 
     def __post_init__(self) -> None:
-        for name in ("every", "evaluate_every", "heldout_rows"):
+        for name in ("every", "evaluate_every", "heldout_rows", "profile"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
 
@@ -157,7 +158,7 @@ class Prepared(NamedTuple):
 
 def prepare(recipe: Finetuning) -> Prepared:
     """Read and check everything that can be without building a model."""
-    check_engine(recipe.engine, precision=recipe.precision)
+    check_engine(recipe.engine, precision=recipe.precision, profile=recipe.log.profile > 0)
     if isinstance(recipe.engine, Pipe) and recipe.method.name != "seq2seq":
         raise BadConfig(
             f"engine 'pipe' fine-tunes with method: {{name: seq2seq}} alone, found {recipe.method.name}; "

@@ -155,7 +155,12 @@ DISTRIBUTED = {
     "zero2": {"init": "zero1", "objective": {"name": "denoising", "noise": "mask"}, "precision": "fp32"},
     # A group of the contrast is gathered over both ranks.
     "zero3": {"init": "zero2", "objective": {"name": "e2s2", "contrast": {"group": 4}}, "precision": "bf16"},
-    "pipe": {"init": "zero3", "objective": {"name": "e2s2", "contrast": {}}, "precision": "bf16", "engine": PIPE},
+    "pipe": {
+        "init": "zero3",
+        "objective": {"name": "e2s2", "contrast": {"group": 2}},
+        "precision": "bf16",
+        "engine": PIPE,
+    },
 }
 
 

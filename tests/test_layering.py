@@ -23,7 +23,7 @@ LAYERS = [
 ]
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
 MAY_IMPORT = {
-    "deepspeed": {"engine/zero.py", "engine/zero_state.py", "engine/pipe.py", "engine/conveyor.py"},
+    "deepspeed": {f"engine/{name}.py" for name in ("zero", "zero_state", "pipe", "conveyor", "profile")},
     "transformers": {"convert/hf.py"},
     "datasets": {"data/tables.py"},
     "mpi4py": {"data/team.py"},  # nothing that trains: see dist.py

@@ -68,8 +68,10 @@ def data_ranks(spec: Engines, world_size: int) -> int:
     return world_size // pipe_stages(spec)
 
 
-def check_engine(spec: Engines, *, precision: Precision) -> None:
+def check_engine(spec: Engines, *, precision: Precision, profile: bool = False) -> None:
     """Refuse what an engine cannot do, without building it."""
+    if profile and isinstance(spec, Local):
+        raise BadConfig("log.profile asks for DeepSpeed's profilers, which engine 'local' has not; take another engine")
     if isinstance(spec, Pipe):
         check_pipeline(spec.config, precision=precision)
     elif isinstance(spec, Zero):
@@ -80,7 +82,7 @@ def check_engine(spec: Engines, *, precision: Precision) -> None:
 
 def make_engine(spec: Engines, setup: Setup) -> Engine:
     """Build the engine of a stage; collective for the distributed ones."""
-    check_engine(spec, precision=setup.precision)
+    check_engine(spec, precision=setup.precision, profile=setup.profile is not None)
     engine: Engine
     if isinstance(spec, Local):
         engine = importlib.import_module("megas2s.engine.local").LocalEngine(setup)

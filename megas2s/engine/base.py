@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 import torch
@@ -70,6 +71,14 @@ class Losses(Protocol):
         """What the model says of each row, (B, ...); every rank passes as many rows."""
 
 
+class Profile(NamedTuple):
+    """Which step DeepSpeed's profilers look at, and where what they saw is written."""
+
+    step: int
+    folder: Path
+    name: str
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setup:
     """Everything an engine needs to begin a stage."""
@@ -84,6 +93,7 @@ class Setup:
     languages: int
     dropout_seed: Callable[[int, int, int], int]  # (step, micro-batch, rank) -> seed
     cut: Cut | None = None  # the parts of a pipeline
+    profile: Profile | None = None  # the step that is looked at
 
 
 class StepResult(NamedTuple):

@@ -26,11 +26,12 @@ from megas2s.engine.base import DTYPES, MOMENTS, Batch, Setup, StepResult, Sums,
 from megas2s.engine.conveyor import Conveyor, Piece, Pieces, measure_whole
 from megas2s.engine.ds_config import check_pipeline, compose
 from megas2s.engine.optim import adamw, parameter_groups, rms_scales, set_lr
+from megas2s.engine.profile import profiled
 from megas2s.engine.spread import Spread
 from megas2s.engine.zero import join
 from megas2s.models.init import fill
 from megas2s.models.parameters import Values, canonical_parameters, parameter_shapes
-from megas2s.models.parts import Span, Stream, held
+from megas2s.models.parts import Stream, held, moving_states
 
 
 class PipeEngine:
@@ -120,7 +121,10 @@ class PipeEngine:
             return DeepSpeedEngine.forward(self._engine, batches[index], inputs[index], stream, divisors, step)
 
         self._engine.prepare(batches, run, self._shapes(inputs, gradients=True))
-        self._engine._exec_schedule(self._engine._train_schedule())
+        part = f"-part{self._row.index(self._place.rank)}"
+        writes = self._data.rank == 0
+        with profiled(self._setup.profile, step, self._piece, writes=writes, part=part):
+            self._engine._exec_schedule(self._engine._train_schedule())
         sums = self._told(batches, [rows for _, rows in self._engine.results] if self._piece.last else [])
         norm = self._engine.get_global_grad_norm()
         return StepResult(sums, float(norm) if norm is not None else float("nan"), skipped=False)
@@ -194,7 +198,7 @@ class PipeEngine:
     def _shapes(self, inputs: Sequence[Batch], *, gradients: bool) -> Callable[..., Stream]:
         """Empty tensors for the stream that arrives with a micro-batch."""
         border, depth = self._span.first, self._config.num_encoder_layers
-        moving = self._moving(border) if gradients else (False, False)
+        moving = moving_states(self._config, self._frozen, border) if gradients else (False, False)
 
         def shapes(index: int, *, before: bool) -> Stream:
             names = ["input_ids", *(["decoder_input_ids"] if border > depth and self._config.is_seq2seq else [])]
@@ -205,15 +209,6 @@ class PipeEngine:
             )
 
         return shapes
-
-    def _moving(self, border: int) -> tuple[bool, bool]:
-        """Whether the encoder's and the decoder's states at a border depend on anything that trains."""
-        depth = self._config.num_encoder_layers
-        trains = [
-            any(name not in self._frozen for name in held(self._config, span)) if span.stop > span.first else False
-            for span in (Span(0, min(border, depth)), Span(depth, max(border, depth)))
-        ]
-        return trains[0], trains[0] or trains[1]
 
     def _told(self, batches: Sequence[Batch], rows: Sequence[Mapping[str, Tensor]]) -> Tensor:
         """The last part's `Sums`, and the weights of its losses, on every rank of the row."""

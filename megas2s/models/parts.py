@@ -14,7 +14,7 @@ embeddings that are tied, and the table of relative positions, which every layer
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import torch
@@ -80,6 +80,16 @@ def _readers(config: ModelConfig, role: str) -> set[int]:
     # The head for masked language modelling is tied to what the encoder embeds with.
     masked = {head} if role == "encoder.embed.weight" and config.has_masked_head else set()
     return {first} | masked
+
+
+def moving_states(config: ModelConfig, frozen: Collection[str], border: int) -> tuple[bool, bool]:
+    """Whether the encoder's and the decoder's states in front of a unit depend on anything that trains."""
+    depth = config.num_encoder_layers
+    trains = [
+        span.stop > span.first and any(name not in frozen for name in held(config, span))
+        for span in (Span(0, min(border, depth)), Span(depth, max(border, depth)))
+    ]
+    return trains[0], any(trains)
 
 
 def construct_part(config: ModelConfig, span: Span) -> Network:

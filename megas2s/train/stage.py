@@ -151,9 +151,10 @@ class Log:
     heldout_rows: int = 32  # per language
     samples_every: int = 2000
     tensorboard: bool = True
+    profile: int = 0  # step of each stage at which DeepSpeed counts FLOPs and bytes sent; 0: none
 
     def __post_init__(self) -> None:
-        _refuse_negative(self, "every", "evaluate_every", "heldout_rows", "samples_every")
+        _refuse_negative(self, "every", "evaluate_every", "heldout_rows", "samples_every", "profile")
 
 
 @spec

@@ -241,7 +241,7 @@ def show(spec: Local | Zero | Pipe, precision: str) -> dict:
     """Samples where rank 0 holds rows of three languages and others of one; the head is too large to stay gathered."""
     config = dataclasses.replace(CONFIG, vocab_size=4096)
     start = starting_weights(config)
-    engine = make_engine(spec, setup(spec, precision, (), start.__getitem__, config=config))
+    engine = make_engine(spec, setup(spec, precision, (), held(start), config=config))
     draw = torch.Generator().manual_seed(dist.data_place().rank)
     labels = torch.randint(5, 4096, (3, 12), generator=draw)
     heldout = {

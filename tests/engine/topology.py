@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from program import CONFIG, batches, setup, spec_of, starting_weights
+from program import CONFIG, batches, held, setup, spec_of, starting_weights
 
 from megas2s import dist, files
 from megas2s.engine import join, make_engine, pipe_stages
@@ -33,7 +33,7 @@ class Run:
     def engine(self, folder: Path | None):
         """An engine where `folder` left one, or at the beginning."""
         if folder is None:
-            return make_engine(self.spec, setup(self.spec, self.precision, FROZEN, starting_weights().__getitem__))
+            return make_engine(self.spec, setup(self.spec, self.precision, FROZEN, held(starting_weights())))
         saved = checkpoint.read(folder)
         engine = make_engine(self.spec, setup(self.spec, self.precision, FROZEN, saved.weights.tensor))
         engine.load_moments(saved.optimizer.tensor, saved.counters)
