@@ -62,6 +62,9 @@ def arguments() -> argparse.Namespace:
     add("--layers", type=int, default=6, help="layers of each stack")
     add("--vocab-size", type=int, default=32_768, help="ids")
 
+    corpus = _command(commands, "corpus", "what many shards cost a process that reads them")
+    corpus.add_argument("--shards", type=int, default=14_902, help="as many as 10^12 tokens have")
+
     startup = _command(commands, "startup", "memory of each rank while a ZeRO-3 engine starts and saves")
     add = startup.add_argument
     add("--width", type=int, nargs="+", default=[256, 512], help="widths of the model, multiples of 64")

@@ -2,12 +2,15 @@
 
 python tools/plan.py launch/recipes/two_stage.yaml --gpus 64 --gpu h200
 python tools/plan.py launch/recipes/alexatm_20b.yaml --gpus 128 --gpu a100 --vocab-size 150016 --json
+python tools/plan.py launch/recipes/alexatm_20b.yaml --gpus 64 128 256 512 --gpu h100 --vocab-size 150016
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megas2s import cli
@@ -18,15 +21,11 @@ if TYPE_CHECKING:
     from megas2s.recipe import Recipe
     from megas2s.tokenizer.vocab import Vocabulary
     from megas2s.train.ledger import Device, Work
-    from megas2s.train.memory import Memory
+    from megas2s.train.scaling import Scaled
     from megas2s.train.stage import Stage
 
 GIB = 1 << 30
-MEMORY_COLUMNS = ("parameters", "gradients", "optimizer", "update", "buffers", "activations", "vocabulary", "peak")
-NOTES = """\
-update and activations do not coincide: peak counts the larger. host is the offloaded share of one rank.
-peak leaves out the framework's own memory (about 1 GiB) and fragmentation."""
-PIPELINES = "memory above is of the fullest part; days take --mfu as it is, waiting included."
+GB = 1e9
 
 
 def arguments() -> argparse.Namespace:
@@ -34,9 +33,20 @@ def arguments() -> argparse.Namespace:
         __doc__ or "", dry_run="load and check everything, say what would be planned, work out no costs"
     )
     add = parser.add_argument
-    add("--gpus", type=int, help="devices, one rank each; the recipe's `ranks` or 1 where absent")
+    add(
+        "--gpus",
+        type=int,
+        nargs="+",
+        help="devices, one rank each; the recipe's `ranks` or 1 where absent; of several numbers, how steps scale",
+    )
     add("--gpu", default="h200", help="kind of device, for example h200, h100, a100, l40s, mi300x")
     add("--mfu", type=float, default=0.4, help="share of the peak that training reaches")
+    add(
+        "--link",
+        type=float,
+        default=50.0,
+        help="GB/s that a GPU sends in a ring over all, as nccl-tests' bus bandwidth",
+    )
     add("--vocab-size", type=int, help="entries of the vocabulary; the corpus' tokenizer's where absent")
     add("--json", action="store_true", help="one JSON object instead of tables; bytes, FLOPs and days")
     return parser.parse_intermixed_args()
@@ -44,12 +54,14 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     asked = arguments()
+    from plans import scaling, tables
+
     from megas2s.errors import BadConfig
     from megas2s.prepare import model_config
     from megas2s.recipe import dump_recipe, load_recipe
     from megas2s.spec import nearest
     from megas2s.train.ledger import PEAKS, device, work_of
-    from megas2s.train.memory import stage_memory
+    from megas2s.train.scaling import scaled
 
     recipe = load_recipe(asked.recipe, asked.overrides)
     if asked.print_config:
@@ -60,30 +72,38 @@ def main() -> int:
         raise BadConfig(f"--gpu {asked.gpu!r} is not in our table of peaks; {nearest(asked.gpu, PEAKS)}")
     if not 0 < asked.mfu <= 1:
         raise BadConfig(f"--mfu is a share of the peak and must lie in (0, 1], got {asked.mfu}")
-    gpus = asked.gpus if asked.gpus is not None else recipe.ranks or 1
-    if gpus < 1:
-        raise BadConfig(f"--gpus must be at least 1, got {gpus}")
-    recipe.check_ranks(gpus)
+    numbers = asked.gpus or [recipe.ranks or 1]
+    if min(numbers) < 1:
+        raise BadConfig(f"--gpus must be at least 1, got {min(numbers)}")
+    if not asked.link > 0:
+        raise BadConfig(f"--link is a speed in GB/s above 0, got {asked.link}")
+    gpus = numbers[0]
+    if len(numbers) == 1:
+        recipe.check_ranks(gpus)
     vocabulary = find_vocabulary(recipe, asked.vocab_size)
     configs = [model_config(recipe, stage, vocabulary) for stage in recipe.stages]
     works = [work_of(stage, config, vocabulary) for stage, config in zip(recipe.stages, configs, strict=True)]
     stages = list(zip(recipe.stages, configs, works, strict=True))
-    memories = [max(stage_memory(*each, gpus=gpus), key=lambda part: part.peak) for each in stages]
-    pipelines = [pipeline(*each, gpus=gpus) for each in stages]
     if asked.dry_run:
         names = ", ".join(stage.name for stage in recipe.stages)
-        print(f"would plan {names} on {gpus} x {asked.gpu}, vocabulary {vocabulary.size:,}")
+        print(f"would plan {names} on {', '.join(map(str, numbers))} x {asked.gpu}, vocabulary {vocabulary.size:,}")
         return 0
-    plan = describe(works, memories, pipelines, gpus=gpus, gpu=gpu, mfu=asked.mfu)
-    plan |= {"gpu": asked.gpu, "vocab_size": vocabulary.size}
-    print(json.dumps(plan, indent=2) if asked.json else table(plan))
+    speeds = {"peak": gpu.flops, "mfu": asked.mfu, "link": asked.link * GB}
+    facts = {"gpu": asked.gpu, "vocab_size": vocabulary.size, "link": asked.link}
+    if len(numbers) > 1:
+        found = scaling.over(stages, numbers, gpu_memory=gpu.memory * GIB, **speeds)
+        plan = facts | {"mfu": asked.mfu, "stages": found}
+        print(json.dumps(plan, indent=2) if asked.json else scaling.table(plan))
+        return 0
+    points = [scaled(*each, gpus=gpus, **speeds) for each in stages]
+    pipelines = [pipeline(*each, gpus=gpus) for each in stages]
+    plan = describe(works, points, pipelines, gpus=gpus, gpu=gpu, mfu=asked.mfu) | facts
+    print(json.dumps(plan, indent=2) if asked.json else tables.table(plan))
     return 0
 
 
 def find_vocabulary(recipe: Recipe, size: int | None) -> Vocabulary:
     """The corpus' own, or one of `size` entries that stands in for it."""
-    from pathlib import Path
-
     from megas2s.data.corpus import Corpus
     from megas2s.errors import BadConfig
     from megas2s.tokenizer.load import Tokenizer
@@ -134,7 +154,7 @@ def named(config: ModelConfig, span: Span) -> str:
 
 def describe(
     works: list[Work],
-    memories: list[Memory],
+    points: list[Scaled],
     pipelines: list[dict[str, Any] | None],
     *,
     gpus: int,
@@ -149,8 +169,8 @@ def describe(
         return {**found._asdict(), "days": duration, "gpu_hours": duration * 24 * gpus}
 
     stages = []
-    for work, memory, placed in zip(works, memories, pipelines, strict=True):
-        parts = per_step(work)
+    for work, point, placed in zip(works, points, pipelines, strict=True):
+        parts, memory = per_step(work), point.memory
         bytes_ = {
             **memory.states._asdict(),
             "activations": memory.activations,
@@ -159,7 +179,14 @@ def describe(
         }
         facts = {"name": work.name, "steps": work.steps, **priced(cost(work)), "size": work.size._asdict()}
         stages.append(
-            {**facts, "step_flops": {**parts._asdict(), "total": parts.total}, "memory": bytes_, "pipeline": placed}
+            {
+                **facts,
+                "step_flops": {**parts._asdict(), "total": parts.total},
+                "memory": bytes_,
+                "communication": {**point.traffic._asdict(), "total": point.traffic.total, "seconds": point.sending},
+                "compute_seconds": point.compute,
+                "pipeline": placed,
+            }
         )
     compared = saving(works)
     summary = None
@@ -181,73 +208,6 @@ def describe(
     }
 
 
-def table(plan: dict[str, Any]) -> str:
-    """The plan for a person."""
-    head = f"{plan['gpus']} x {plan['gpu']} ({plan['peak_flops'] / 1e12:g} TFLOP/s bf16), MFU {plan['mfu']:.0%}"
-    lines = [f"{head}, vocabulary {plan['vocab_size']:,}", ""]
-    costs = [["stage", "steps", "tokens", "FLOPs", "units", "days", "GPU-hours"]]
-    costs += [_cost_row(stage["name"], f"{stage['steps']:,}", stage) for stage in plan["stages"]]
-    costs.append(_cost_row("total", "", plan["total"]))
-    lines += [*_aligned(costs), "", "where a step's FLOPs go"]
-    parts = list(plan["stages"][0]["step_flops"])
-    shares = [["stage", *(part.replace("_", " ") for part in parts[:-1]), "FLOPs per step"]]
-    for stage in plan["stages"]:
-        flops = stage["step_flops"]
-        values = [f"{flops[part] / flops['total']:.1%}" for part in parts[:-1]]
-        shares.append([stage["name"], *values, f"{flops['total']:.3g}"])
-    lines += [*_aligned(shares), "", f"memory per GPU in GiB, of {plan['gpu_memory'] / GIB:g}"]
-    memory = [["stage", *MEMORY_COLUMNS, "host"]]
-    for stage in plan["stages"]:
-        fits = "" if stage["memory"]["peak"] <= plan["gpu_memory"] else "  does not fit"
-        values = [f"{stage['memory'][column] / GIB:.2f}" for column in (*MEMORY_COLUMNS, "host")]
-        memory.append([stage["name"], *values[:-1], values[-1] + fits])
-    lines += [*_aligned(memory), NOTES, "", *_pipeline_lines(plan), *_saving_lines(plan)]
-    return "\n".join(lines)
-
-
-def _pipeline_lines(plan: dict[str, Any]) -> list[str]:
-    lines = []
-    for stage in (stage for stage in plan["stages"] if stage["pipeline"] is not None):
-        found = stage["pipeline"]
-        head = f"pipeline of stage {stage['name']}: {len(found['parts'])} parts x {found['data_ranks']} data ranks, "
-        lines.append(f"{head}{found['micro_batches']} micro-batches, {found['bubble']:.1%} of a step waiting")
-        rows = [["part", "share of FLOPs", "holds"]]
-        rows += [[str(n), f"{part['share']:.1%}", part["units"]] for n, part in enumerate(found["parts"])]
-        lines += [*_aligned(rows), PIPELINES, ""]
-    return lines
-
-
-def _saving_lines(plan: dict[str, Any]) -> list[str]:
-    saving, total = plan["saving"], plan["total"]
-    if saving is None:
-        return ["saving: n/a, this recipe trains one kind of model, so there is no pair to train from scratch"]
-    scratch = saving["scratch"]
-    rows = [["", "recipe", "from scratch", "saved"]]
-    rows.append(["published units", f"{total['units']:.2f}", f"{scratch['units']:.2f}", f"{saving['saved_units']:.1%}"])
-    rows.append(["model FLOPs", f"{total['flops']:.3g}", f"{scratch['flops']:.3g}", f"{saving['saved_flops']:.1%}"])
-    rows.append(["GPU-hours", _amount(total["gpu_hours"]), _amount(scratch["gpu_hours"]), ""])
-    return [f"against an encoder and a seq2seq model of {saving['scratch_steps']:,} steps each", *_aligned(rows)]
-
-
-def _cost_row(name: str, steps: str, cost: dict[str, Any]) -> list[str]:
-    amounts = [f"{_amount(cost['tokens'] / 1e9)} B", f"{cost['flops']:.3g}", _amount(cost["units"])]
-    return [name, steps, *amounts, _amount(cost["days"]), _amount(cost["gpu_hours"])]
-
-
-def _amount(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _aligned(rows: list[list[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if index == 0 else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-
-
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))
     cli.run(main)

@@ -81,7 +81,7 @@ class Shard(NamedTuple):
                     _place(offsets, whole, 8 * (entry.documents + 1), entry),
                     _place(values, whole, dtype.itemsize * entry.tokens, entry),
                 ]
-                del rows, batch, reader, offsets, values, whole
+                del rows, batch, reader, offsets, values
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:  # what damaged metadata can turn into
             raise _altered(entry, f"Arrow cannot read it ({' '.join(str(error).split())})") from None
         _require(meta.language == entry.language, entry, f"its language is {meta.language!r}")
@@ -90,10 +90,10 @@ class Shard(NamedTuple):
                 f"{entry.path} was written with tokenizer {meta.fingerprint}, its corpus.json names tokenizer "
                 f"{entry.fingerprint}; preprocess the text again with one tokenizer"
             )
-        document_offsets = _map(entry.path, np.dtype(np.int64), places[0], entry.documents + 1)
+        document_offsets = _view(whole, np.dtype(np.int64), places[0], entry.documents + 1)
         first, last = int(document_offsets[0]), int(document_offsets[-1])
         _require((first, last) == (0, entry.tokens), entry, f"its documents span tokens {first} to {last}")
-        return cls(entry, _map(entry.path, dtype, places[1], entry.tokens), document_offsets, meta.separator)
+        return cls(entry, _view(whole, dtype, places[1], entry.tokens), document_offsets, meta.separator)
 
 
 def write_shard(
@@ -208,8 +208,9 @@ def _place(part: pa.Buffer, whole: pa.Buffer, size: int, entry: ShardEntry) -> i
     return start
 
 
-def _map(path: Path, dtype: np.dtype[np.generic], start: int, count: int) -> np.ndarray:
-    return np.memmap(path, dtype, "r", start, (count,)).view(np.ndarray)
+def _view(whole: pa.Buffer, dtype: np.dtype[np.generic], start: int, count: int) -> np.ndarray:
+    """Numbers in the mapped file, which stays mapped as long as they are held, and holds no file descriptor."""
+    return np.frombuffer(whole, dtype, count, start)
 
 
 def _require(holds: bool, entry: ShardEntry, found: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import resource
 import subprocess
 import sys
 
@@ -161,3 +163,15 @@ print(peak() - before)
 """
     result = subprocess.run([sys.executable, "-c", program, tmp_path / "a.arrow"], capture_output=True, text=True)
     assert int(result.stdout) < 20, result.stderr  # MB, for a shard of 64
+
+
+def test_shards_beyond_the_limit_of_open_files_can_be_read(tmp_path):
+    entries = [write(tmp_path / "en" / f"text-{number:05d}.arrow") for number in range(200)]
+    opened = len(os.listdir("/proc/self/fd"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 50, hard))
+    try:
+        shards = [Shard.open(entry) for entry in entries]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert all(shard.tokens.tolist() == [7, 8, 5, 5, 900, 5] for shard in shards)

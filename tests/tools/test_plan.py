@@ -199,3 +199,43 @@ def test_a_plan_that_cannot_be_made_says_why(run, recipe, arguments, sentence):
     assert (code, printed) == (2, "")
     assert complaint.startswith("error: ")
     assert sentence in complaint
+
+
+def test_what_is_sent_is_told_beside_what_is_computed(recipe, run):
+    code, printed, _ = run(recipe, *SIXTEEN, "--json")
+    slow = json.loads(printed)
+    fast = json.loads(run(recipe, *SIXTEEN, "--link", "200", "--json")[1])
+    assert code == 0
+    for one, other in zip(slow["stages"], fast["stages"], strict=True):
+        sent = one["communication"]
+        assert sent["total"] == sent["weights"] + sent["gradients"] + sent["states"] + sent["copies"] > 0
+        assert (
+            sent["seconds"]
+            == pytest.approx(sent["total"] / 50e9)
+            == pytest.approx(4 * other["communication"]["seconds"])
+        )
+    assert "GB that a GPU sends in a step" in run(recipe, *SIXTEEN)[1]
+
+
+def test_several_numbers_of_gpus_are_laid_side_by_side(recipe, run):
+    numbers = ["8", "16", "2048", "4096"]
+    code, printed, _ = run(recipe, "--gpus", *numbers, "--vocab-size", "64000", "--json")
+    assert code == 0
+    points = json.loads(printed)["stages"][0]["points"]
+    assert [point["gpus"] for point in points] == [8, 16, 2048, 4096]
+    assert points[0]["compute_seconds"] == pytest.approx(2 * points[1]["compute_seconds"])
+    assert points[2]["micro_batch"] == 1  # of 2048 rows
+    assert "2048 rows per step" in points[3]["refused"]
+    code, printed, _ = run(recipe, "--gpus", *numbers, "--vocab-size", "64000")
+    assert code == 0
+    assert "4096: stage 'mlm'" in printed
+    assert "s computing" in printed
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"), [(["--gpus", "0"], "--gpus must be at least 1"), (["--link", "0"], "--link is a speed")]
+)
+def test_impossible_machines_are_refused(recipe, run, flags, sentence):
+    code, _, complaint = run(recipe, "--vocab-size", "64000", *flags)
+    assert code == 2
+    assert sentence in complaint
