@@ -219,10 +219,10 @@ def announcement(prepared: Prepared, state: TrainState) -> list[str]:
 def dry_run(recipe: Recipe) -> str:
     """Load and check everything that a launch would, train nothing; returns the plan as text.
 
-    A single process, as on a login node, stands for the ranks that the recipe asks for.
+    A single process, as on a login node, stands for the ranks that the recipe asks for, or the fewest it can run on.
     """
     started = dist.place().world_size
-    world_size = started if started > 1 else recipe.ranks or 1
+    world_size = started if started > 1 else recipe.ranks or recipe.fewest_ranks
     recipe.check_ranks(world_size)
     corpus, tokenizer = open_corpus(recipe)
     vocabulary = tokenizer.vocabulary

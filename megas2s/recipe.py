@@ -9,6 +9,7 @@ single one can see. Derived values are properties; nothing is written into a rec
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from typing import Any, Literal
 import yaml
 
 from megas2s.data.mixture import Sampling
+from megas2s.engine import pipe_stages
 from megas2s.errors import BadConfig
 from megas2s.models.config import Activation, FirstToken, ModelConfig, Tying
 from megas2s.models.presets import preset
@@ -143,6 +145,11 @@ class Recipe:
     def folder(self, stage: Stage) -> Path:
         """Where a stage keeps its checkpoints, weights and logs."""
         return Path(self.run) / stage.name
+
+    @property
+    def fewest_ranks(self) -> int:
+        """Of which every stage's pipeline takes a whole share."""
+        return math.lcm(*(pipe_stages(stage.engine) for stage in self.stages))
 
     def check_ranks(self, world_size: int) -> None:
         """Refuse a launch whose number of processes does not fit; called before anything is built."""

@@ -16,7 +16,7 @@ import yaml
 from megas2s import dist
 from megas2s.convert import source
 from megas2s.convert.importing import HEAD, RANDOM
-from megas2s.engine import EngineSpec, Pipe, Zero, check_engine, data_ranks
+from megas2s.engine import EngineSpec, Pipe, Zero, check_engine, data_ranks, pipe_stages
 from megas2s.engine.base import Precision
 from megas2s.engine.optim import AdamW
 from megas2s.errors import BadConfig
@@ -260,7 +260,11 @@ def announcement(prepared: Prepared, state: TrainState) -> list[str]:
 
 
 def dry_run(recipe: Finetuning) -> str:
-    """Load and check everything that a launch would, train nothing; returns the plan as text."""
-    recipe.rows_of_a_pass(dist.place().world_size)
+    """Load and check everything that a launch would, train nothing; returns the plan as text.
+
+    A single process stands for the ranks of a pipeline.
+    """
     prepared = prepare(recipe)
+    started = dist.place().world_size
+    recipe.rows_of_a_pass(started if started > 1 else pipe_stages(recipe.engine))
     return "\n".join([f"run {recipe.run}, from {prepared.reader.folder}", *announcement(prepared, TrainState())])

@@ -258,15 +258,17 @@ def test_the_script_says_what_it_would_do(recipe, script, tmp_path):
 @pytest.mark.slow
 @pytest.mark.ranks
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("config", ["zero1", "zero3"])
-@pytest.mark.parametrize("kind", ["classify", "seq2seq"])
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [("classify", "zero1"), ("classify", "zero3"), ("seq2seq", "zero1"), ("seq2seq", "zero3"), ("seq2seq", "pipeline")],
+)
 def test_two_ranks_learn_and_answer_what_one_does(kind: str, config: str, recipe, tune_here, ranks, finished, tmp_path):
     data = recipe(kind, steps=10)
     alone = tune_here(data)
     knobs = files.read_json(ROOT / "ds_configs" / f"{config}.json")
     knobs["zero_optimization"]["stage3_param_persistence_threshold"] = 0  # so that ZeRO-3 scatters small tensors too
     files.write_json(tmp_path / f"{config}.json", knobs)
-    engine = {"name": "zero", "config": str(tmp_path / f"{config}.json")}
+    engine = {"name": "pipe" if config == "pipeline" else "zero", "config": str(tmp_path / f"{config}.json")}
     (tmp_path / "two.yaml").write_text(yaml.safe_dump(data | {"run": str(tmp_path / "two"), "engine": engine}))
     done = ranks(2, "launch/finetune.py", tmp_path / "two.yaml", timeout=200)
     assert done.returncode == 0, done.stdout[-3000:]
@@ -275,3 +277,11 @@ def test_two_ranks_learn_and_answer_what_one_does(kind: str, config: str, recipe
     assert shared.losses(stage) == pytest.approx(alone.losses(stage), rel=1e-4)
     results = [files.read_json(run.folder / "results.json") for run in (alone, shared)]
     assert results[0] == results[1]
+
+
+def test_a_pipeline_takes_no_other_method(recipe, tmp_path, script):
+    data = recipe("classify", engine={"name": "pipe", "config": str(ROOT / "ds_configs" / "pipeline.json")})
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(data))
+    done = script("launch/finetune.py", tmp_path / "recipe.yaml", "--dry-run")
+    assert done.returncode == 2
+    assert "engine 'pipe' fine-tunes with method: {name: seq2seq} alone, found classify" in done.stdout

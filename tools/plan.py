@@ -37,7 +37,7 @@ def arguments() -> argparse.Namespace:
         "--gpus",
         type=int,
         nargs="+",
-        help="devices, one rank each; the recipe's `ranks` or 1 where absent; of several numbers, how steps scale",
+        help="devices, one rank each (default: the recipe's `ranks`, or the fewest); of several numbers, how steps scale",
     )
     add("--gpu", default="h200", help="kind of device, for example h200, h100, a100, l40s, mi300x")
     add("--mfu", type=float, default=0.4, help="share of the peak that training reaches")
@@ -72,7 +72,7 @@ def main() -> int:
         raise BadConfig(f"--gpu {asked.gpu!r} is not in our table of peaks; {nearest(asked.gpu, PEAKS)}")
     if not 0 < asked.mfu <= 1:
         raise BadConfig(f"--mfu is a share of the peak and must lie in (0, 1], got {asked.mfu}")
-    numbers = asked.gpus or [recipe.ranks or 1]
+    numbers = asked.gpus or [recipe.ranks or recipe.fewest_ranks]
     if min(numbers) < 1:
         raise BadConfig(f"--gpus must be at least 1, got {min(numbers)}")
     if not asked.link > 0:
