@@ -30,6 +30,20 @@ STAGES = {
         "objective": {"name": "e2s2", "contrast": {"group": GROUP, "temperature": 0.1}},
     },
 }
+OTHERS = {  # on two parts alone
+    "span_corruption": {"objective": {"name": "span_corruption"}},
+    "mass": {"objective": {"name": "mass"}},
+    "mixture": {
+        "objective": {
+            "name": "mixture",
+            "parts": [
+                {"share": 0.8, "objective": {"name": "denoising", "noise": "delete"}},
+                {"share": 0.2, "objective": {"name": "clm"}},
+            ],
+        }
+    },
+    "compiled": {"objective": {"name": "denoising"}, "compile": True},
+}
 
 pytestmark = [pytest.mark.slow, pytest.mark.ranks, pytest.mark.timeout(700)]
 
@@ -38,13 +52,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.ranks, pytest.mark.timeout(700)]
 def recipe(make_recipe):
     """The stages for a run folder, an engine and so many rows a pass."""
 
-    def made(run: Path, engine: dict, micro_batch: int) -> dict:
+    def made(run: Path, engine: dict, micro_batch: int, stages: dict = STAGES) -> dict:
         data = make_recipe(run)
         data["model"] |= {"dropout": 0.0, "num_encoder_layers": 3, "num_decoder_layers": 3}
         data["log"]["tensorboard"] = False
         common = {**data["stages"][0], "engine": engine, "micro_batch": micro_batch}
         common["optimizer"] = {**common["optimizer"], "grad_clip": 0.1}
-        data["stages"] = [{**common, **changes, "name": name} for name, changes in STAGES.items()]
+        data["stages"] = [{**common, **changes, "name": name} for name, changes in stages.items()]
         return data
 
     return made
@@ -57,22 +71,48 @@ def alone(recipe, train_within, tmp_path_factory: pytest.TempPathFactory):
         yield train(recipe(tmp_path_factory.mktemp("alone") / "run", {"name": "local"}, GROUP))
 
 
+@pytest.fixture(scope="module")
+def in_a_pipeline(recipe, ranks, finished, tmp_path_factory: pytest.TempPathFactory):
+    """The same in a pipeline of a layout."""
+
+    def trained(layout: str, among: dict = STAGES):
+        stages, data_ranks = LAYOUTS[layout]
+        folder = tmp_path_factory.mktemp("piped")
+        engine = {"name": "pipe", "stages": stages, "config": str(ROOT / "ds_configs" / "pipeline.json")}
+        data = recipe(folder / "run", engine, GROUP // data_ranks, among)
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
+        done = ranks(stages * data_ranks, EVERY_STAGE, folder / "recipe.yaml", timeout=500)
+        assert done.returncode == 0, done.stdout[-3000:]
+        return finished(folder / "run")
+
+    return trained
+
+
 @pytest.fixture(scope="module", params=LAYOUTS)
-def piped(request: pytest.FixtureRequest, recipe, ranks, finished, tmp_path_factory: pytest.TempPathFactory):
-    """The same in a pipeline."""
-    stages, data_ranks = LAYOUTS[request.param]
-    folder = tmp_path_factory.mktemp("piped")
-    engine = {"name": "pipe", "stages": stages, "config": str(ROOT / "ds_configs" / "pipeline.json")}
-    data = recipe(folder / "run", engine, GROUP // data_ranks)
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
-    done = ranks(stages * data_ranks, EVERY_STAGE, folder / "recipe.yaml", timeout=500)
-    assert done.returncode == 0, done.stdout[-3000:]
-    return finished(folder / "run")
+def piped(request: pytest.FixtureRequest, in_a_pipeline):
+    """The stages in every layout."""
+    return in_a_pipeline(request.param)
+
+
+@pytest.fixture(scope="module")
+def others(recipe, train_within, in_a_pipeline, tmp_path_factory: pytest.TempPathFactory):
+    """The other stages on one device and on two parts."""
+    with train_within() as train:
+        run = tmp_path_factory.mktemp("alone") / "run"
+        yield train(recipe(run, {"name": "local"}, GROUP, OTHERS)), in_a_pipeline("2", OTHERS)
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_losses_and_clipped_norms_are_those_of_one_device(alone, piped, stage: str):
-    left, right = alone.log(stage), piped.log(stage)
+    assert_equal_logs(alone.log(stage), piped.log(stage))
+
+
+@pytest.mark.parametrize("stage", OTHERS)
+def test_other_objectives_and_compiled_layers_learn_as_on_one_device(others, stage: str):
+    assert_equal_logs(*(run.log(stage) for run in others))
+
+
+def assert_equal_logs(left: list[dict], right: list[dict]) -> None:
     assert min(line["grad_norm"] for line in left if line["kind"] == "train") > 0.1  # clipping acts on every step
     assert len(left) == len(right)
     for one, other in zip(left, right, strict=True):

@@ -37,7 +37,7 @@ def arguments() -> argparse.Namespace:
         "--gpus",
         type=int,
         nargs="+",
-        help="devices, one rank each (default: the recipe's `ranks`, or the fewest); of several numbers, how steps scale",
+        help="devices, one rank each (default: the recipe's `ranks`, or the fewest); several: how steps scale",
     )
     add("--gpu", default="h200", help="kind of device, for example h200, h100, a100, l40s, mi300x")
     add("--mfu", type=float, default=0.4, help="share of the peak that training reaches")

@@ -4,7 +4,8 @@ Signatures (`signatures.py`) are cut into bands; documents with an equal band (a
 the disk) are compared with the first and with the one before among them. All but the first of each family of documents
 that are alike are marked.
 
-Memory: one bucket, about 100 MB, and 24 bytes for each pair found alike; none for a document that is like no other.
+Memory: one bucket, at most about 100 MB, and some 50 bytes for each pair found alike; none for a document that is like
+no other. `tools/bench.py near` measures it: 45 MB for two million documents, of which a hundred thousand are alike.
 """
 
 from __future__ import annotations

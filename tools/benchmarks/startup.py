@@ -10,21 +10,17 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.launched import launch
 from benchmarks.measure import Table
 from benchmarks.startup_rank import config
 from megas2s.models.parameters import parameter_shapes
 
 STATES = 12  # bytes a parameter
 MB = 1_000_000
-SECONDS = 500
 
 
 def run(given: argparse.Namespace) -> list[Table]:
@@ -60,7 +56,8 @@ def measure(width: int, vocab_size: int, ranks: int, folder: Path) -> dict[str, 
     folder.mkdir(parents=True)
     peaks: dict[str, int] = {}
     for begin in ("drawn", "read"):
-        launch(["--width", str(width), "--vocab-size", str(vocab_size), "--out", str(folder), "--begin", begin], ranks)
+        arguments = ["--width", str(width), "--vocab-size", str(vocab_size), "--out", str(folder), "--begin", begin]
+        launch("startup_rank.py", arguments, ranks)
         found = [json.loads(path.read_text()) for path in folder.glob(f"{begin}-*.json")]
         assert len(found) == ranks
         peaks["start" if begin == "drawn" else "read"] = max(each["start"] for each in found)
@@ -68,25 +65,3 @@ def measure(width: int, vocab_size: int, ranks: int, folder: Path) -> dict[str, 
             peaks["save"] = max(each["save"] for each in found)
     shutil.rmtree(folder)
     return peaks
-
-
-def launch(arguments: list[str], ranks: int) -> None:
-    """Run `startup_rank.py` on so many ranks; raises with what they said where one fails."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    program = Path(__file__).with_name("startup_rank.py")
-    command = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", str(ranks), "--master_port", port]
-    root = program.parents[2]
-    environment = {**os.environ, "PYTHONPATH": f"{root}:{os.environ.get('PYTHONPATH', '')}"}
-    ended = subprocess.run(
-        [*command, str(program), *arguments],
-        cwd=root,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=SECONDS,
-    )
-    if ended.returncode:
-        raise RuntimeError(ended.stdout[-4000:])
