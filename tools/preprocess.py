@@ -22,6 +22,10 @@ folder's name: en.jsonl.gz, en-0017.txt, wiki.en.txt, en/part-3.parquet, lang=en
   tools/preprocess.py --inputs sources.yaml ...     a YAML list; each entry has `paths` or `dataset`, and the
                                                     flags' names: text_column, language, source, documents, split ...
 
+Near-duplicates, evaluation text and documents in another language are dropped and counted; near-duplicates take 512
+bytes a document on the disk until the corpus is complete, and no memory for each. The extras that this needs:
+pip install 'megas2s[near,identify,spoken]'
+
 The same command goes on where an interrupted one stopped, and the corpus comes out the same, byte for byte. So it does
 on many hosts that see the same files and share the work:
 

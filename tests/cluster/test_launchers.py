@@ -60,11 +60,20 @@ def check_equal(found, expected, stages: tuple[str, ...] = ("seq2seq",)) -> None
         assert found.losses(stage, "heldout") == pytest.approx(expected.losses(stage, "heldout"), rel=2e-5)
 
 
-@pytest.mark.parametrize("engine", [deepspeed("zero3"), PIPE], ids=["ZeRO-3", "pipeline"])
-def test_deepspeed_with_a_hostfile(cluster: Cluster, recipe, alone, finished, tmp_path: Path, engine: dict):
-    path = written(recipe(tmp_path / "run", engine), tmp_path)
+def test_deepspeed_with_a_hostfile(cluster: Cluster, recipe, alone, finished, tmp_path: Path):
+    path = written(recipe(tmp_path / "run", deepspeed("zero3")), tmp_path)
     launch = [BIN / "deepspeed", "--hostfile", cluster.hostfile(slots=1), "--no_ssh_check"]
     code, output = cluster.run([*launch, "--master_addr", cluster.address("alpha"), PRETRAIN, path], timeout=200)
+    assert code == 0, output[-4000:]
+    assert all(f"{cluster.address(name)}: " in output for name in cluster.names)
+    check_equal(finished(tmp_path / "run"), alone[1])
+
+
+def test_a_pipeline_started_by_supervise(cluster: Cluster, recipe, alone, finished, tmp_path: Path):
+    path = written(recipe(tmp_path / "run", PIPE), tmp_path)
+    flags = f"--no_ssh_check --master_addr {cluster.address('alpha')}"
+    launch = [sys.executable, ROOT / "launch" / "supervise.py", path, "--hostfile", cluster.hostfile(slots=1)]
+    code, output = cluster.run([*launch, f"--deepspeed={flags}"], timeout=200)
     assert code == 0, output[-4000:]
     assert all(f"{cluster.address(name)}: " in output for name in cluster.names)
     check_equal(finished(tmp_path / "run"), alone[1])

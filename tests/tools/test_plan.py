@@ -239,3 +239,18 @@ def test_impossible_machines_are_refused(recipe, run, flags, sentence):
     code, _, complaint = run(recipe, "--vocab-size", "64000", *flags)
     assert code == 2
     assert sentence in complaint
+
+
+def test_a_model_of_twenty_billion_is_planned_for_128_gpus(run):
+    code, printed, _ = run(
+        "launch/recipes/alexatm_20b.yaml", "--gpus", "128", "--gpu", "a100", "--vocab-size", "150016", "--json"
+    )
+    assert code == 0
+    plan = json.loads(printed)
+    last = plan["stages"][-1]
+    # 19.7 B parameters: 12 bytes of fp32 state each, over 128 ranks.
+    assert last["memory"]["optimizer"] == pytest.approx(12 * 19.707715584e9 / 128, rel=1e-3)
+    assert last["memory"]["peak"] < plan["gpu_memory"]
+    # Two gatherings and a scattering in each of four micro-batches, of two bytes each.
+    assert last["communication"]["total"] == pytest.approx(4 * 3 * 2 * 19.707715584e9 * 127 / 128, rel=1e-3)
+    assert last["days"] > 0

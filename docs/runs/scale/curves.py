@@ -23,10 +23,12 @@ CHANGES = (40, 80)  # steps at which the last run goes on in another layout
 
 
 def zero(stage: int) -> dict:
+    """ZeRO in a recipe."""
     return {"name": "zero", "config": f"ds_configs/zero{stage}.json"}
 
 
 def pipe(stages: int) -> dict:
+    """A pipeline in a recipe."""
     return {"name": "pipe", "stages": stages}
 
 
@@ -45,6 +47,7 @@ CHANGING = [(2, zero(3)), (2, pipe(2)), (4, zero(1))]
 
 
 def recipe(corpus: str, run: Path, engine: dict) -> dict:
+    """The one recipe, for a run folder and an engine."""
     stage = {
         "name": "seq2seq",
         "objective": {"name": "denoising", "noise": "delete"},
@@ -87,6 +90,7 @@ def train(corpus: str, run: Path, ranks: int, engine: dict, *, until: int = STEP
 
 
 def main() -> None:
+    """Train, print the differences, plot."""
     corpus, runs = sys.argv[1], Path(sys.argv[2])
     alone = train(corpus, runs / "local", 1, {"name": "local"})
     curves = {
