@@ -67,7 +67,7 @@ def arguments() -> argparse.Namespace:
 
     bubble = _command(commands, "bubble", "how long the parts of a pipeline wait, measured and predicted")
     bubble.add_argument("--stages", type=int, nargs="+", default=[2, 4], help="parts of the pipeline")
-    bubble.add_argument("--micro-batches", type=int, nargs="+", default=[4, 8, 16, 32], help="of a step")
+    bubble.add_argument("--micro-batches", type=int, nargs="+", default=[4, 8, 16], help="of a step")
 
     corpus = _command(commands, "corpus", "what many shards cost a process that reads them")
     corpus.add_argument("--shards", type=int, default=14_902, help="as many as 10^12 tokens have")

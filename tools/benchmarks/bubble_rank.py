@@ -1,4 +1,4 @@
-"""One rank of the bubble benchmark: a pipeline whose layers sleep as long as their FLOPs say, or compute them.
+"""One rank of the bubble benchmark: a pipeline whose layers sleep as long as their FLOPs say.
 
 deepspeed --num_gpus 2 tools/benchmarks/bubble_rank.py --stages 2 --kind seq2seq --micro-batches 4 8 --out FILE
 """
@@ -32,10 +32,9 @@ from megas2s.train.placement import bubble, placement
 
 LAYERS = {"mlm": (12, 0), "seq2seq": (6, 6)}
 TINY = {"hidden_size": 32, "num_heads": 2, "ffn_size": 64, "vocab_size": 64}
-REAL = {"hidden_size": 256, "num_heads": 4, "ffn_size": 1024, "vocab_size": 4096}
-LENGTH = {False: 16, True: 128}  # by whether layers compute
+LENGTH = 16
 SECONDS = 0.4  # of all layers together, forward and backward, for a micro-batch
-STEPS = 3
+STEPS = 2
 
 
 class SleepsBack(torch.autograd.Function):
@@ -69,20 +68,19 @@ class SleepingHead:
         return self._losses.loss(*arguments)
 
 
-def config(kind: str, real: bool) -> ModelConfig:
+def config(kind: str) -> ModelConfig:
     """The model of a kind."""
     encoder, decoder = LAYERS[kind]
     stacks = {"num_encoder_layers": encoder, "num_decoder_layers": decoder}
     tying = {"tying": "tied"} if decoder else {}
-    return ModelConfig(**(REAL if real else TINY), **stacks, **tying, max_positions=128, dropout=0.0, pad_id=0)
+    return ModelConfig(**TINY, **stacks, **tying, max_positions=128, dropout=0.0, pad_id=0)
 
 
-def batch(kind: str, model: ModelConfig, real: bool) -> Batch:
+def batch(kind: str, model: ModelConfig) -> Batch:
     """One row of whatever."""
-    length = LENGTH[real]
-    ids = torch.arange(length).remainder(model.vocab_size - 4).add(4).unsqueeze(0)
+    ids = torch.arange(LENGTH).remainder(model.vocab_size - 4).add(4).unsqueeze(0)
     if kind == "mlm":
-        places = torch.arange(0, length, 6).unsqueeze(0)
+        places = torch.arange(0, LENGTH, 6).unsqueeze(0)
         found = {"input_ids": ids, "masked_positions": places, "labels": ids.gather(1, places)}
     else:
         found = {"input_ids": ids, "decoder_input_ids": ids, "labels": ids}
@@ -105,16 +103,13 @@ def main() -> None:
     add("--stages", type=int, required=True)
     add("--kind", choices=sorted(LAYERS), required=True)
     add("--micro-batches", type=int, nargs="+", required=True)
-    add("--computes", action="store_true")
     add("--out", type=Path, required=True)
     add("--local_rank", type=int)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    model = config(given.kind, given.computes)
-    example = batch(given.kind, model, given.computes)
-    size = StepSize(
-        1, LENGTH[given.computes], LENGTH[given.computes] * (given.kind == "seq2seq"), example["labels"].numel()
-    )
+    model = config(given.kind)
+    example = batch(given.kind, model)
+    size = StepSize(1, LENGTH, LENGTH * (given.kind == "seq2seq"), example["labels"].numel())
     flops = unit_flops(parameter_shapes(model), size)
     costs = [SECONDS * each / sum(flops) for each in flops]
     join()
@@ -146,14 +141,13 @@ def timed(
                 (LAYERS["seq2seq"][0] + int(name), layer) for name, layer in part.decoder.layers.named_children()
             ]
         for number, layer in numbered:
-            if not given.computes:
-                asleep(layer, costs[number])
+            asleep(layer, costs[number])
         return part
 
     setup = Setup(
         build=built,
         initial=first_values(model, 1),
-        losses=objective if given.computes else SleepingHead(objective, costs[-1]),
+        losses=SleepingHead(objective, costs[-1]),
         optimizer=AdamW(),
         precision="fp32",
         micro_batch=1,
