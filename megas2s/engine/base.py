@@ -101,7 +101,7 @@ class StepResult(NamedTuple):
 
     sums: Tensor
     grad_norm: float
-    skipped: bool  # fp16 only: the gradients overflowed and the scale was lowered
+    skipped: bool  # a gradient was no finite number, so nothing moved; in fp16 the scale was lowered
 
 
 class Engine(Protocol):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.distributed as torch_dist
@@ -54,6 +54,14 @@ class Piece(nn.Module):
         return loss, rows
 
 
+class Copy(NamedTuple):
+    """A parameter that other parts hold too."""
+
+    parameter: nn.Parameter
+    group: Any  # of its holders
+    owner: int  # the rank whose copy counts: the first holder's
+
+
 class Pieces(PipelineModule):  # type: ignore[misc]  # DeepSpeed has no types
     """One piece a pipe stage, whose own parameters keep their canonical names under a prefix."""
 
@@ -66,7 +74,7 @@ class Pieces(PipelineModule):  # type: ignore[misc]  # DeepSpeed has no types
                 partition_method="uniform",
             )
         self.piece = piece
-        self.copies: list[tuple[nn.Parameter, Any]] = []  # what other parts hold too, and the group of its holders
+        self.copies: list[Copy] = []
 
     def forward(self, *inputs: Any) -> Any:
         """The piece's."""
@@ -74,7 +82,7 @@ class Pieces(PipelineModule):  # type: ignore[misc]  # DeepSpeed has no types
 
     def get_tied_weights_and_groups(self) -> list[tuple[nn.Parameter, Any]]:
         """Whose gradients DeepSpeed adds up before it averages and steps."""
-        return self.copies
+        return [(copy.parameter, copy.group) for copy in self.copies]
 
 
 def _elsewhere(stream: Stream) -> Stream:
@@ -98,15 +106,20 @@ def measure_whole(optimizer: Any, group: Any) -> None:
 
         optimizer.get_grads_for_norm = counted_or_zero
     else:
-        of_the_part = optimizer.scaled_global_norm
+        of_the_part, parts = optimizer.scaled_global_norm, optimizer.model_parallel_group
 
         def of_the_whole(norm_type: int = 2) -> Tensor:
-            squares = of_the_part(norm_type).square()
+            # Without the group while it measures; over it the parts agree before that whether a gradient is no number.
+            optimizer.model_parallel_group = None
+            try:
+                norm = of_the_part(norm_type)
+            finally:
+                optimizer.model_parallel_group = parts
+            squares = torch.where(norm < 0, torch.inf, norm.square())  # DeepSpeed says -1 where it is no number
             torch_dist.all_reduce(squares, group=group)
-            whole: Tensor = squares.sqrt()  # infinite where any part's is: a gradient is no number
+            whole: Tensor = squares.sqrt()
             return whole
 
-        optimizer.model_parallel_group = None
         optimizer.scaled_global_norm = of_the_whole
 
 
@@ -167,6 +180,16 @@ class Conveyor(PipelineEngine):  # type: ignore[misc]
                 self.optimizer.update_hp_grads(clear_lp_grads=False)
         self.pipe_buffers["outputs"][buffer_id] = self.pipe_buffers["labels"][buffer_id] = None
 
+    def _step(self, **_: Any) -> None:
+        """Step, then take over the owner's copy of what several parts hold.
+
+        Each part averages its own flat buffer over the data ranks, and where a number lies in it decides in which order
+        it is summed: from three ranks on the copies would part by a rounding, step after step.
+        """
+        self._exec_optimizer_step()
+        for copy in self.module.copies:
+            torch_dist.broadcast(copy.parameter.data, copy.owner, group=copy.group)
+
     def _send_gradients(self, buffer_id: int) -> None:
         for tensor in self.pipe_buffers["inputs"][buffer_id]:
             if tensor.requires_grad:
@@ -183,4 +206,5 @@ class Conveyor(PipelineEngine):  # type: ignore[misc]
         schedule.RecvActivation: _receive,
         schedule.SendGrad: _send_gradients,
         schedule.RecvGrad: _receive_gradients,
+        schedule.OptimizerStep: _step,
     }

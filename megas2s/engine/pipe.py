@@ -23,7 +23,7 @@ from torch import Tensor
 from megas2s import dist
 from megas2s.engine import zero_state
 from megas2s.engine.base import DTYPES, MOMENTS, Batch, Setup, StepResult, Sums, global_divisors, to_device
-from megas2s.engine.conveyor import Conveyor, Piece, Pieces, measure_whole
+from megas2s.engine.conveyor import Conveyor, Copy, Piece, Pieces, measure_whole
 from megas2s.engine.ds_config import check_pipeline, compose
 from megas2s.engine.optim import adamw, parameter_groups, rms_scales, set_lr
 from megas2s.engine.profile import profiled
@@ -100,7 +100,8 @@ class PipeEngine:
                     groups[key] = torch_dist.new_group(ranks)
                 if stage in holders and data == self._data.rank:
                     if own[name].requires_grad:
-                        self._pieces.copies.append((own[name], groups[key]))
+                        owner = topology.get_rank(pipe=holders[0], data=data)
+                        self._pieces.copies.append(Copy(own[name], groups[key], owner))
                     own[name].ds_pipe_replicated = stage != holders[0]  # type: ignore[attr-defined]
 
     def part_weights(self) -> dict[str, float | None]:
@@ -127,7 +128,8 @@ class PipeEngine:
             self._engine._exec_schedule(self._engine._train_schedule())
         sums = self._told(batches, [rows for _, rows in self._engine.results] if self._piece.last else [])
         norm = self._engine.get_global_grad_norm()
-        return StepResult(sums, float(norm) if norm is not None else float("nan"), skipped=False)
+        skipped = bool(getattr(self._engine.optimizer, "overflow", False))
+        return StepResult(sums, float(norm) if norm is not None else float("nan"), skipped)
 
     @torch.no_grad()
     def evaluate(self, batches: Sequence[Batch]) -> Tensor:
