@@ -3,6 +3,7 @@
 deepspeed --num_gpus 6 copies.py FOLDER
 """
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -12,17 +13,32 @@ import torch
 from program import batches, held, setup, spec_of, starting_weights, unlike
 
 from megas2s import dist
-from megas2s.engine import join, make_engine, pipe_stages
+from megas2s.engine import join, make_engine, pipe_stages, zero_state
 
 program.ROWS = 12
 STEPS = 12
 
 
+def drift(engine) -> int:
+    """Let what the other parts than the owner train of a shared matrix be another one; how many ranks did."""
+    own = engine._pieces.copies
+    others = [copy.parameter for copy in own if dist.place().rank // dist.data_place().world_size > 0]
+    for parameter in others:
+        value = zero_state.read(engine._engine, parameter).clone() + 0.25
+        zero_state.write(engine._engine, parameter, lambda rows, value=value: value)
+    assert own
+    return len(others)
+
+
 def look(precision: str) -> dict:
     """Train, then poison the head of one rank's part."""
     spec = spec_of("pipe2")
-    engine = make_engine(spec, setup(spec, precision, (), held(starting_weights())))
-    results = [engine.train_step(batches(step), step=step, lr=1e-2) for step in range(STEPS)]
+    config = dataclasses.replace(program.CONFIG, tying="tied")  # one matrix, read at both ends
+    engine = make_engine(spec, setup(spec, precision, (), held(starting_weights(config)), config=config))
+    results = [engine.train_step(batches(step), step=step, lr=1e-2) for step in range(STEPS - 1)]
+    apart = drift(engine)
+    results.append(engine.train_step(batches(STEPS - 1), step=STEPS - 1, lr=1e-2))
+    assert apart == len(engine._pieces.copies) * (dist.place().rank >= 3)
     astray = dist.gather_texts(" ".join(unlike(engine)))
     before = {name: value.clone() for name, value in engine.values()}
     poisoned = None
