@@ -30,9 +30,8 @@ from megas2s.splits import ALONE, Split
 from megas2s.tasks import Samples, answer, batches_of, measured
 from megas2s.tokenizer import folder as tokenizer_folder
 from megas2s.train import agree, checkpoint, lock, record
-from megas2s.train.flops import StepSize, step_flops
+from megas2s.train.flops import step_flops
 from megas2s.train.metrics import Scalars
-from megas2s.train.placement import spans_of
 from megas2s.tuning import Finetuning, Prepared, announcement, bound, dump, initial, metadata, prepare
 
 log = logging.getLogger(__name__)
@@ -79,8 +78,6 @@ def _progress(session: Session) -> int | None:
 
 def _session(prepared: Prepared, micro_batch: int) -> Session:
     recipe, facts, train = prepared.recipe, prepared.task.facts, prepared.splits["train"]
-    sources, targets, counted = _mean_lengths(train)
-    size = StepSize(recipe.rows, sources, targets, counted)
     frozen = frozen_names(prepared.config, prepared.frozen)
     dev = prepared.splits.get("dev")
     shown = batches_of(dev, facts, micro_batch=micro_batch, rows=recipe.log.heldout_rows) if dev is not None else []
@@ -101,7 +98,7 @@ def _session(prepared: Prepared, micro_batch: int) -> Session:
         optimizer=recipe.optimizer,
         precision=recipe.precision,
         engine=recipe.engine,
-        spans=spans_of(recipe.engine, prepared.config, size, frozen=frozen),
+        spans=prepared.spans,
         schedule=recipe.schedule,
         steps=prepared.steps,
         rows=recipe.rows,
@@ -122,8 +119,8 @@ def _session(prepared: Prepared, micro_batch: int) -> Session:
         announcement=lambda state: announcement(prepared, state),
         binding=bound(prepared),
         metadata=metadata(prepared),
-        tokens_per_step=recipe.rows * sources,
-        flops_per_step=step_flops(parameter_shapes(prepared.config), size, frozen=frozen),
+        tokens_per_step=recipe.rows * prepared.size.source,
+        flops_per_step=step_flops(parameter_shapes(prepared.config), prepared.size, frozen=frozen),
     )
 
 
@@ -146,15 +143,6 @@ def _largest(train: Split, facts: Facts, rows: int, micro_batch: int) -> list[Ba
     longest = [place for _, place in sorted(lengths, reverse=True)[:micro_batch]]
     batch = Samples(train, facts, 0).of_places((longest * micro_batch)[:micro_batch])
     return [batch] * (rows // (micro_batch * dist.data_place().world_size))
-
-
-def _mean_lengths(split: Split) -> tuple[int, int, int]:
-    """Mean tokens of a source and of a target, padding aside, and of those that meet the vocabulary; rounded."""
-    count = len(split)
-    sources = sum(len(example["input_ids"]) for example in split.examples)
-    targets = sum(len(example.get("decoder_input_ids", ())) for example in split.examples)
-    written = sum(len(example.get("labels", ())) for example in split.examples)
-    return round(sources / count), round(targets / count), round(written / count)
 
 
 def _begin(prepared: Prepared) -> None:

@@ -83,7 +83,7 @@ def prepare(recipe: Recipe, stage: Stage, corpus: Corpus, vocabulary: Vocabulary
     frozen = stage_frozen(stage, config)
     size = step_size(stage.objective, data.shape, rows=stage.rows)
     with _named(stage):
-        spans = spans_of(stage.engine, config, size, frozen=frozen)
+        spans = spans_of(stage.engine, config, size, frozen=frozen, recomputed=stage.activation_checkpointing)
     return Prepared(stage, config, frozen, data, micro_batch, size, spans)
 
 

@@ -26,6 +26,7 @@ from megas2s.models.config import ModelConfig
 from megas2s.models.freezing import count_by_part, frozen_names
 from megas2s.models.handoff import hand_off, start_from
 from megas2s.models.parameters import ALL, SomeValues, parameter_shapes
+from megas2s.models.parts import Span
 from megas2s.models.reinitialising import reinitialised_names
 from megas2s.models.weights import WeightsReader
 from megas2s.recipe import read_overridden
@@ -36,6 +37,8 @@ from megas2s.tokenizer.folder import Stored
 from megas2s.tokenizer.load import Tokenizer
 from megas2s.train import checkpoint
 from megas2s.train.assemble import flat
+from megas2s.train.flops import StepSize
+from megas2s.train.placement import spans_of
 from megas2s.train.schedule import Schedule
 from megas2s.train.stage import Checkpoints, Log, check_patience
 from megas2s.train.state import TrainState
@@ -154,6 +157,8 @@ class Prepared(NamedTuple):
     splits: dict[SplitName, Split]
     steps: int
     digests: dict[str, str]  # of the files of examples
+    size: StepSize  # of a step of examples as long as the mean
+    spans: tuple[Span, ...]  # of units, where the engine is a pipeline
 
 
 def prepare(recipe: Finetuning) -> Prepared:
@@ -192,7 +197,20 @@ def prepare(recipe: Finetuning) -> Prepared:
         split: encode(recipe.method, recipe.data, split, entries[split], facts) for split in SPLITS if entries[split]
     }
     steps = recipe.steps or max(1, math.ceil((recipe.epochs or 0) * len(splits["train"]) / recipe.rows))
-    return Prepared(recipe, reader, stored, config, frozen, Task(recipe.method, facts), splits, steps, digests)
+    size = StepSize(recipe.rows, *_mean_lengths(splits["train"]))
+    names = frozen_names(config, frozen)
+    spans = spans_of(recipe.engine, config, size, frozen=names, recomputed=recipe.activation_checkpointing)
+    task = Task(recipe.method, facts)
+    return Prepared(recipe, reader, stored, config, frozen, task, splits, steps, digests, size, spans)
+
+
+def _mean_lengths(split: Split) -> tuple[int, int, int]:
+    """Mean tokens of a source and of a target, padding aside, and of those that meet the vocabulary; rounded."""
+    count = len(split)
+    sources = sum(len(example["input_ids"]) for example in split.examples)
+    targets = sum(len(example.get("decoder_input_ids", ())) for example in split.examples)
+    written = sum(len(example.get("labels", ())) for example in split.examples)
+    return round(sources / count), round(targets / count), round(written / count)
 
 
 def _taken(recipe: Finetuning, config: ModelConfig) -> ModelConfig:

@@ -285,3 +285,12 @@ def test_a_pipeline_takes_no_other_method(recipe, tmp_path, script):
     done = script("launch/finetune.py", tmp_path / "recipe.yaml", "--dry-run")
     assert done.returncode == 2
     assert "engine 'pipe' fine-tunes with method: {name: seq2seq} alone, found classify" in done.stdout
+
+
+def test_more_parts_than_layers_are_refused_before_anything_is_launched(recipe, tmp_path, script):
+    engine = {"name": "pipe", "stages": 64, "config": str(ROOT / "ds_configs" / "pipeline.json")}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe("seq2seq", engine=engine)))
+    done = script("launch/finetune.py", tmp_path / "recipe.yaml", "--dry-run")
+    assert done.returncode == 2
+    assert "64 pipe stages for " in done.stdout
+    assert not (tmp_path / "run").exists()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from megas2s import files
 from megas2s.prepare import model_config, open_corpus
 from megas2s.recipe import load_recipe
 from megas2s.train.communication import stage_traffic
@@ -35,10 +36,18 @@ SENT = {
 def data(make_recipe, run, engine, changes):
     found = make_recipe(run)
     found["log"] = {"every": 1, "evaluate_every": 0, "heldout_rows": 0, "profile": STEP}
-    stage = {**found["stages"][2], "engine": ENGINES[engine], "precision": "bf16", **changes}
+    stage = {**found["stages"][2], "engine": ENGINES.get(engine), "precision": "bf16", **changes}
     del stage["init"]
     found["stages"] = [{**stage, "decoder": {"tying": "tied_to_decoder"}}]
     return found
+
+
+def scattered(folder, **knobs) -> dict:
+    """ZeRO-3 that scatters every tensor after its use."""
+    found = files.read_json(ROOT / "ds_configs" / "zero3.json")
+    found["zero_optimization"] |= {"stage3_param_persistence_threshold": 0, **knobs}
+    files.write_json(folder / "zero3.json", found)
+    return {"name": "zero", "config": str(folder / "zero3.json")}
 
 
 @pytest.mark.slow
@@ -49,6 +58,7 @@ def data(make_recipe, run, engine, changes):
         ("zero1", {}),
         ("zero2", {}),
         ("zero3", {}),
+        ("scattered", {}),
         ("zero3", {"freeze": ["encoder.*"]}),
         ("pipe", {"freeze": ["encoder.*"]}),
         ("pipe", {"objective": {"name": "e2s2", "contrast": {"group": 2}}}),
@@ -57,6 +67,8 @@ def data(make_recipe, run, engine, changes):
 def test_one_flag_writes_flops_and_the_bytes_that_a_plan_says(
     make_recipe, write_recipe, ranks, tmp_path, engine, changes
 ):
+    if engine == "scattered":
+        changes = {"engine": scattered(tmp_path)}
     path = write_recipe(data(make_recipe, tmp_path / "run", engine, changes))
     done = ranks(RANKS, "launch/pretrain.py", path)
     assert done.returncode == 0, done.stdout[-4000:]

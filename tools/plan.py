@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from megas2s.train.scaling import Scaled
     from megas2s.train.stage import Stage
 
-GIB = 1 << 30
-GB = 1e9
-
 
 def arguments() -> argparse.Namespace:
     parser = cli.recipe_parser(
@@ -88,15 +85,15 @@ def main() -> int:
         names = ", ".join(stage.name for stage in recipe.stages)
         print(f"would plan {names} on {', '.join(map(str, numbers))} x {asked.gpu}, vocabulary {vocabulary.size:,}")
         return 0
-    speeds = {"peak": gpu.flops, "mfu": asked.mfu, "link": asked.link * GB}
+    speeds = {"peak": gpu.flops, "mfu": asked.mfu, "link": asked.link * tables.GB}
     facts = {"gpu": asked.gpu, "vocab_size": vocabulary.size, "link": asked.link}
     if len(numbers) > 1:
-        found = scaling.over(stages, numbers, gpu_memory=gpu.memory * GIB, **speeds)
+        found = scaling.over(stages, numbers, gpu_memory=gpu.memory * tables.GIB, **speeds)
         plan = facts | {"mfu": asked.mfu, "stages": found}
         print(json.dumps(plan, indent=2) if asked.json else scaling.table(plan))
         return 0
     points = [scaled(*each, gpus=gpus, **speeds) for each in stages]
-    pipelines = [pipeline(*each, gpus=gpus) for each in stages]
+    pipelines = [pipeline(*each[:2], point) for each, point in zip(stages, points, strict=True)]
     plan = describe(works, points, pipelines, gpus=gpus, gpu=gpu, mfu=asked.mfu) | facts
     print(json.dumps(plan, indent=2) if asked.json else tables.table(plan))
     return 0
@@ -121,23 +118,16 @@ def find_vocabulary(recipe: Recipe, size: int | None) -> Vocabulary:
     return Tokenizer.load(Corpus.open(Path(recipe.corpus)).tokenizer_folder).vocabulary
 
 
-def pipeline(stage: Stage, config: ModelConfig, work: Work, *, gpus: int) -> dict[str, Any] | None:
+def pipeline(stage: Stage, config: ModelConfig, point: Scaled) -> dict[str, Any] | None:
     """Where a pipeline is cut, each part's share of the step's FLOPs, and how long the parts wait for each other."""
-    from megas2s.train.flops import unit_flops
-    from megas2s.train.placement import bubble, spans_of
-
-    spans = spans_of(stage.engine, config, work.size, frozen=work.frozen)
-    if not spans:
+    if not point.spans:
         return None
-    costs = unit_flops(work.shapes, work.size, frozen=work.frozen)
-    shares = [sum(costs[span.first : span.stop]) / sum(costs) for span in spans]
-    ranks = stage.data_ranks(gpus)
-    micro_batches = stage.rows // (ranks * stage.micro_batch_rows(ranks))
+    placed = zip(point.spans, point.parts, strict=True)
     return {
-        "parts": [{"units": named(config, span), "share": share} for span, share in zip(spans, shares, strict=True)],
-        "data_ranks": ranks,
-        "micro_batches": micro_batches,
-        "bubble": bubble(shares, micro_batches),
+        "parts": [{"units": named(config, span), "share": share} for span, share in placed],
+        "data_ranks": stage.data_ranks(point.gpus),
+        "micro_batches": point.micro_batches,
+        "bubble": point.waiting,
     }
 
 
@@ -164,8 +154,8 @@ def describe(
     """The plan as plain data."""
     from megas2s.train.ledger import Cost, cost, days, per_step, saving, total_cost
 
-    def priced(found: Cost) -> dict[str, Any]:
-        duration = days(found.flops, gpus=gpus, peak=gpu.flops, mfu=mfu)
+    def priced(found: Cost, waiting: float = 0.0) -> dict[str, Any]:
+        duration = days(found.flops, gpus=gpus, peak=gpu.flops, mfu=mfu) / (1 - waiting)
         return {**found._asdict(), "days": duration, "gpu_hours": duration * 24 * gpus}
 
     stages = []
@@ -177,10 +167,16 @@ def describe(
             "vocabulary": memory.vocabulary,
             "peak": memory.peak,
         }
-        facts = {"name": work.name, "steps": work.steps, **priced(cost(work)), "size": work.size._asdict()}
+        facts = {
+            "name": work.name,
+            "steps": work.steps,
+            **priced(cost(work), point.waiting),
+            "size": work.size._asdict(),
+        }
         stages.append(
             {
                 **facts,
+                **priced(cost(work), point.waiting),
                 "step_flops": {**parts._asdict(), "total": parts.total},
                 "memory": bytes_,
                 "communication": {**point.traffic._asdict(), "total": point.traffic.total, "seconds": point.sending},
@@ -188,6 +184,7 @@ def describe(
                 "pipeline": placed,
             }
         )
+    waited = {key: sum(stage[key] for stage in stages) for key in ("days", "gpu_hours")}
     compared = saving(works)
     summary = None
     if compared is not None:
@@ -200,10 +197,10 @@ def describe(
     return {
         "gpus": gpus,
         "peak_flops": gpu.flops,
-        "gpu_memory": int(gpu.memory * GIB),
+        "gpu_memory": int(gpu.memory * (1 << 30)),
         "mfu": mfu,
         "stages": stages,
-        "total": priced(total_cost(works)),
+        "total": {**priced(total_cost(works)), **waited},
         "saving": summary,
     }
 

@@ -54,15 +54,23 @@ def freeze(model: Model, patterns: Sequence[str]) -> set[str]:
     frozen = frozen_names(model.config, patterns)
     for name, parameter in canonical_parameters(model).items():
         parameter.requires_grad_(name not in frozen)
+    moving = parameter_shapes(model.config).keys() - frozen
+    for stack in ("encoder", "decoder"):
+        if hasattr(model, stack):
+            getattr(model, stack).trains_elsewhere = any(name.startswith(f"{stack}.") for name in moving)
     model.train(model.training)
     return frozen
 
 
 def quiet_frozen(model: nn.Module) -> None:
-    """Put every module without a trainable parameter into evaluation mode."""
+    """Put every module without a trainable parameter into evaluation mode.
+
+    Of a model in parts, a stack trains where any part of it does.
+    """
     for module in model.modules():
         parameters = list(module.parameters())
-        if parameters and not any(parameter.requires_grad for parameter in parameters):
+        trains = any(parameter.requires_grad for parameter in parameters) or getattr(module, "trains_elsewhere", False)
+        if parameters and not trains:
             for inner in module.modules():
                 inner.training = False
 

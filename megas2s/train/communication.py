@@ -6,8 +6,9 @@ n (N - 1) / N from each rank, adding up on every rank twice that.
     ZeRO-0     gradients  2 e T (N - 1) / N                      once a step
     ZeRO-1     the same, and weights  e T (N - 1) / N
     ZeRO-2     gradients  2 e T M (N - 1) / N: DeepSpeed 0.19 adds up whole buckets after each micro-batch
-    ZeRO-3     gradients  e T M (N - 1) / N; weights  e P (N - 1) / N once where all of them may stay gathered
-               (stage3_max_live_parameters), else in each forward pass, and what trains in each backward pass too
+    ZeRO-3     gradients  e T M (N - 1) / N; weights  e P M (N - 1) / N, and again in each backward pass what trains
+               beyond half of stage3_max_reuse_distance (twice what lies above a layer lies between its two uses);
+               what is no larger than stage3_param_persistence_threshold is gathered once a step
     pipeline   as ZeRO-1, of each part alone; states e D (S, or S + T behind the first decoder layer) a row and border,
                and their gradients back; fp32 gradients of a matrix that several parts hold, added up among them
 
@@ -24,8 +25,7 @@ from megas2s.models.config import ModelConfig
 from megas2s.models.parts import Span, held, moving_states
 from megas2s.train.flops import Shapes
 from megas2s.train.ledger import Work
-from megas2s.train.memory import ELEMENT_BYTES, FP32, Sharding, sharding
-from megas2s.train.placement import spans_of
+from megas2s.train.memory import ELEMENT_BYTES, FP32, Sharding, sharding, stage_spans
 from megas2s.train.stage import Stage
 
 
@@ -46,10 +46,10 @@ class Traffic(NamedTuple):
 def stage_traffic(stage: Stage, config: ModelConfig, work: Work, *, gpus: int) -> list[Traffic]:
     """What a GPU sends in a step of a stage; in a pipeline, one of each part."""
     ranks = stage.data_ranks(gpus)
-    micro_batches = stage.rows // (ranks * stage.micro_batch_rows(ranks))
+    micro_batches = stage.micro_batches(ranks)
     element = ELEMENT_BYTES[stage.precision]
     spread = sharding(stage.engine, ranks=ranks)
-    spans = spans_of(stage.engine, config, work.size, frozen=work.frozen)
+    spans = stage_spans(stage, config, work)
     if not spans:
         return [model_traffic(work.shapes, work.frozen, spread, element, micro_batches)]
     holders = [held(config, span) for span in spans]
@@ -74,7 +74,9 @@ def model_traffic(
         times = micro_batches if spread.zero_stage == 2 else 1
         gradients = times * _summed(element * training, ranks)
         return Traffic(_gathered(element * training, ranks) if spread.zero_stage else 0, gradients)
-    passed = every if every <= spread.live_parameters else micro_batches * (every + training)
+    kept = sum(size for size in map(math.prod, shapes.values()) if size <= spread.persistent)
+    again = max(0, training - kept - spread.reuse // 2)
+    passed = kept + micro_batches * (every - kept + again)
     return Traffic(_gathered(element * passed, ranks), micro_batches * _gathered(element * training, ranks))
 
 

@@ -4,6 +4,7 @@ P parameters, of which T train; e bytes per element (2 in bf16 and fp16, 4 in fp
 
     parameters   e P                                                         ZeRO-3: e P / N, and gathered ones
     gradients    e T (4 T where they are summed in fp32)                     ZeRO-2, 3: / N
+                 both under ZeRO-1 in bf16 with sums in fp32
     optimizer    12 T: fp32 weight and two moments                           ZeRO-1, 2, 3: / N
     update       4 T: the fp32 gradients that the optimizer reads            likewise; 0 where it reads the sum in place
 
@@ -40,6 +41,7 @@ from megas2s.train.placement import spans_of
 from megas2s.train.stage import Stage
 
 FP32 = 4
+ALLREDUCED = 500_000_000  # elements: DeepSpeed's MEMORY_OPT_ALLREDUCE_SIZE
 ELEMENT_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 
 
@@ -55,7 +57,13 @@ class Sharding:
     bucket: int = 0  # reduce_bucket_size
     buckets: int = 1  # 2 where communication overlaps with the backward pass
     live_parameters: int = 0  # stage3_max_live_parameters: gathered at once
+    reuse: int = 10**9  # stage3_max_reuse_distance: what is used again within it stays gathered
+    persistent: int = 0  # stage3_param_persistence_threshold: parameters no larger are never scattered in a step
     sub_group: int = 10**9  # sub_group_size: parameters that ZeRO-3 updates at once
+
+    def by_bf16_optimizer(self, element: int) -> bool:
+        """Whether DeepSpeed takes its bf16 optimizer: ZeRO-1 in low precision with sums in fp32."""
+        return self.zero_stage == 1 and self.fp32_gradients and element < FP32
 
 
 def sharding(engine: EngineSpec, *, ranks: int) -> Sharding:
@@ -74,6 +82,8 @@ def sharding(engine: EngineSpec, *, ranks: int) -> Sharding:
         bucket=int(zero.get("reduce_bucket_size", 5e8)),
         buckets=2 if stage == 2 and zero.get("overlap_comm", False) else 1,
         live_parameters=int(zero.get("stage3_max_live_parameters", 1e9)),
+        reuse=int(zero.get("stage3_max_reuse_distance", 1e9)),
+        persistent=int(zero.get("stage3_param_persistence_threshold", 1e5)),
         sub_group=int(zero.get("sub_group_size", 1e9)),
     )
 
@@ -117,12 +127,14 @@ def model_states(shapes: Shapes, spread: Sharding, *, precision: str = "bf16", f
     has_master = precision != "fp32" or stage > 0
     summed_in = FP32 if spread.fp32_gradients else element
     parameters = share(element * every, from_stage=3)
-    gradients = share(summed_in * training, from_stage=2)
+    # DeepSpeed's bf16 optimizer keeps what a micro-batch leaves beside the sums.
+    beside = element if spread.by_bf16_optimizer(element) else 0
+    gradients = share((summed_in + beside) * training, from_stage=2)
     optimizer = share((2 + has_master) * FP32 * training, from_stage=1)
     # The optimizer reads an fp32 sum where it lies; ZeRO-2 has a flat one only beside low-precision weights.
     read_in_place = spread.fp32_gradients and (stage <= 1 or (stage == 2 and element < FP32))
     update = share(FP32 * training, from_stage=1) if has_master and not read_in_place else 0
-    buffers = _buffers(spread, sizes, element)
+    buffers = _buffers(spread, sizes, element, training)
     host = 0
     if spread.offload_optimizer:
         host += optimizer + share(FP32 * training, from_stage=1)
@@ -204,13 +216,21 @@ def vocabulary_loss(shapes: Shapes, size: StepSize, *, precision: str = "bf16", 
     return chunk * element + softmax * FP32 + positions * width * element * 2 + by_matrix
 
 
-def _buffers(spread: Sharding, sizes: dict[str, int], element: int) -> int:
+def _buffers(spread: Sharding, sizes: dict[str, int], element: int, training: int) -> int:
     """Communication buckets and, under ZeRO-3, whole parameters: the live ones, and the largest with its gradient."""
     total = spread.bucket * spread.buckets * element if spread.zero_stage > 0 else 0
+    if spread.by_bf16_optimizer(element):
+        total = min(ALLREDUCED, training) * element  # a copy of as many gradients, whatever the file's buckets
     if spread.zero_stage == 3:
         largest = max(sizes.values())
         total += element * (min(max(largest, spread.live_parameters), sum(sizes.values())) + largest)
     return total
+
+
+def stage_spans(stage: Stage, config: ModelConfig, work: Work) -> tuple[Span, ...]:
+    """The spans of a stage's pipeline; none where it has none."""
+    recomputed = stage.activation_checkpointing
+    return spans_of(stage.engine, config, work.size, frozen=work.frozen, recomputed=recomputed)
 
 
 def stage_memory(stage: Stage, config: ModelConfig, work: Work, *, gpus: int) -> list[Memory]:
@@ -232,12 +252,12 @@ def stage_memory(stage: Stage, config: ModelConfig, work: Work, *, gpus: int) ->
         ffn_dropout=config.ffn_dropout > 0,
         checkpointing=stage.activation_checkpointing,
     )
-    spans = spans_of(stage.engine, config, work.size, frozen=work.frozen) or (Span(0, len(units)),)
+    spans = stage_spans(stage, config, work) or (Span(0, len(units)),)
     found = []
     for number, span in enumerate(spans):
         shapes = {name: work.shapes[name] for name in held(config, span)}
         states = model_states(shapes, spread, precision=stage.precision, frozen=work.frozen)
-        waiting = min(len(spans) - number, stage.rows // (ranks * rows))
+        waiting = min(len(spans) - number, stage.micro_batches(ranks))
         kept = activations(units[span.first : span.stop], in_flight=waiting)
         last = span.stop == len(units)
         loss = vocabulary_loss(work.shapes, size, precision=stage.precision, frozen=work.frozen) if last else 0

@@ -18,20 +18,37 @@ from megas2s.errors import BadConfig
 from megas2s.models.config import ModelConfig
 from megas2s.models.parameters import parameter_shapes
 from megas2s.models.parts import Span, held, unit_count
-from megas2s.train.flops import StepSize, unit_flops
+from megas2s.train.flops import Shapes, StepSize, unit_flops
 
 
-def spans_of(engine: EngineSpec, config: ModelConfig, size: StepSize, *, frozen: Collection[str]) -> tuple[Span, ...]:
+def spans_of(
+    engine: EngineSpec, config: ModelConfig, size: StepSize, *, frozen: Collection[str], recomputed: bool
+) -> tuple[Span, ...]:
     """The spans of an engine's parts; none where it is no pipeline."""
-    return tuple(placement(config, size, engine.stages, frozen=frozen)) if isinstance(engine, Pipe) else ()
+    if not isinstance(engine, Pipe):
+        return ()
+    return tuple(placement(config, size, engine.stages, frozen=frozen, recomputed=recomputed))
 
 
-def placement(config: ModelConfig, size: StepSize, parts: int, *, frozen: Collection[str]) -> list[Span]:
+def unit_costs(shapes: Shapes, size: StepSize, *, frozen: Collection[str], recomputed: bool) -> list[int]:
+    """The FLOPs of a step unit by unit, those of layers that are computed again for their backward pass included."""
+    costs = unit_flops(shapes, size, frozen=frozen)
+    if not recomputed:
+        return costs
+    forward = unit_flops(shapes, size, frozen=shapes.keys())
+    again = [once if cost > once else 0 for cost, once in zip(costs[:-1], forward, strict=False)]
+    return [*(cost + once for cost, once in zip(costs, again, strict=False)), costs[-1]]
+
+
+def placement(
+    config: ModelConfig, size: StepSize, parts: int, *, frozen: Collection[str], recomputed: bool = False
+) -> list[Span]:
     """The spans of a model's pipeline by the FLOPs of a step; raises BadConfig where it has too few layers for it."""
     units = [Span(unit, unit + 1) for unit in range(unit_count(config))]
     trains = [any(name not in frozen for name in held(config, unit)) for unit in units]
     try:
-        return placed(unit_flops(parameter_shapes(config), size, frozen=frozen), parts, trains=trains)
+        costs = unit_costs(parameter_shapes(config), size, frozen=frozen, recomputed=recomputed)
+        return placed(costs, parts, trains=trains)
     except ValueError as error:
         raise BadConfig(str(error)) from None
 

@@ -121,6 +121,10 @@ class Stage:
         except BadConfig as error:
             raise BadConfig(f"stage {self.name!r}: {error}") from None
 
+    def micro_batches(self, ranks: int) -> int:
+        """Forward passes of a data-parallel rank in a step."""
+        return self.rows // (ranks * self.micro_batch_rows(ranks))
+
     def micro_batch_rows(self, ranks: int) -> int:
         """Rows per data-parallel rank and forward pass; raises BadConfig where the batch does not divide."""
         if self.rows % ranks:

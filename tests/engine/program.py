@@ -122,6 +122,7 @@ def setup(
 ) -> Setup:
     names = frozenset(frozen_names(config, frozen))
     size = StepSize(rows=ROWS, source=16, target=12, predicted=12)
+    spans = spans_of(spec, config, size, frozen=names, recomputed=recomputed)
 
     def built(span=None):
         model = construct(config) if span is None else construct_part(config, span)
@@ -141,7 +142,9 @@ def setup(
         micro_batches=ROWS // dist.data_place().world_size // MICRO_BATCH,
         languages=2,
         dropout_seed=lambda step, index, rank: torch_seed(1, "dropout", step, index, rank),
-        cut=Cut(config, names, spans) if (spans := spans_of(spec, config, size, frozen=names)) else None,
+        cut=Cut(config, names, spans)
+        if (spans := spans_of(spec, config, size, frozen=names, recomputed=recomputed))
+        else None,
     )
 
 

@@ -251,6 +251,18 @@ def test_a_model_of_twenty_billion_is_planned_for_128_gpus(run):
     # 19.7 B parameters: 12 bytes of fp32 state each, over 128 ranks.
     assert last["memory"]["optimizer"] == pytest.approx(12 * 19.707715584e9 / 128, rel=1e-3)
     assert last["memory"]["peak"] < plan["gpu_memory"]
-    # Two gatherings and a scattering in each of four micro-batches, of two bytes each.
-    assert last["communication"]["total"] == pytest.approx(4 * 3 * 2 * 19.707715584e9 * 127 / 128, rel=1e-3)
+    # Two gatherings and a scattering in each of four micro-batches, of two bytes each, but for what may stay gathered.
+    assert last["communication"]["total"] == pytest.approx(4 * 2 * (3 * 19.707715584e9 - 0.5e9) * 127 / 128, rel=1e-3)
     assert last["days"] > 0
+
+
+def test_days_count_the_waiting_of_a_pipeline_alike_in_both_tables(recipe, run):
+    piped = "stages.unfrozen.engine={name: pipe, stages: 4}"
+    one = json.loads(run(recipe, "--gpus", "16", "--vocab-size", "64000", "--json", piped)[1])
+    several = json.loads(run(recipe, "--gpus", "16", "32", "--vocab-size", "64000", "--json", piped)[1])
+    alone, beside = one["stages"][2], several["stages"][2]["points"][0]
+    assert alone["pipeline"]["bubble"] == pytest.approx(beside["waiting"])
+    assert 0 < beside["waiting"] < 1
+    assert alone["days"] * 86_400 == pytest.approx(alone["compute_seconds"] * 150_000)
+    assert alone["compute_seconds"] == pytest.approx(beside["compute_seconds"])
+    assert one["total"]["days"] == pytest.approx(sum(stage["days"] for stage in one["stages"]))

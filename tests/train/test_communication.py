@@ -43,9 +43,12 @@ CONFIG = ModelConfig(
         (Sharding(zero_stage=0, ranks=4), Traffic(0, 2 * 2 * 2000 * 3 // 4)),
         (Sharding(zero_stage=1, ranks=4), Traffic(2 * 2000 * 3 // 4, 2 * 2 * 2000 * 3 // 4)),
         (Sharding(zero_stage=2, ranks=4), Traffic(2 * 2000 * 3 // 4, 5 * 2 * 2 * 2000 * 3 // 4)),
-        # all may stay gathered: once; else in five forward passes, and what trains in the backward passes too
-        (Sharding(zero_stage=3, ranks=4, live_parameters=3000), Traffic(2 * 3000 * 3 // 4, 5 * 2 * 2000 * 3 // 4)),
-        (Sharding(zero_stage=3, ranks=4, live_parameters=2999), Traffic(5 * 2 * 5000 * 3 // 4, 5 * 2 * 2000 * 3 // 4)),
+        # in each of five forward passes; in the backward passes what is used again beyond the reach of reuse
+        (Sharding(zero_stage=3, ranks=4), Traffic(5 * 2 * 3000 * 3 // 4, 5 * 2 * 2000 * 3 // 4)),
+        (Sharding(zero_stage=3, ranks=4, reuse=0), Traffic(5 * 2 * 5000 * 3 // 4, 5 * 2 * 2000 * 3 // 4)),
+        (Sharding(zero_stage=3, ranks=4, reuse=3000), Traffic(5 * 2 * 3500 * 3 // 4, 5 * 2 * 2000 * 3 // 4)),
+        # the matrix of a thousand is never scattered in a step
+        (Sharding(zero_stage=3, ranks=4, persistent=1000), Traffic(2 * 11000 * 3 // 4, 5 * 2 * 2000 * 3 // 4)),
         (Sharding(zero_stage=3, ranks=1), Traffic()),
     ],
 )
@@ -72,7 +75,7 @@ def test_states_and_copies_of_a_pipeline_by_hand():
     one = stage()
     work = work_of(one, CONFIG, VOCABULARY)
     parts = stage_traffic(one, CONFIG, work, gpus=8)
-    spans = spans_of(one.engine, CONFIG, work.size, frozen=frozenset())
+    spans = spans_of(one.engine, CONFIG, work.size, frozen=frozenset(), recomputed=False)
     rows, source, target = 32 // 2, work.size.source, work.size.target  # of each of two data ranks
     crossing = [source + target * (span.stop > 4) for span in spans[:-1]]  # forth, and as much back
     state = 2 * 64 * rows
@@ -99,7 +102,7 @@ def test_a_frozen_encoder_is_sent_no_gradients():
     work = work_of(one, CONFIG, VOCABULARY)
     frozen = frozenset(name for name in work.shapes if name.startswith("encoder.") or name == "shared.weight")
     still = dataclasses.replace(work, frozen=frozen)
-    spans = spans_of(one.engine, CONFIG, work.size, frozen=frozen)
+    spans = spans_of(one.engine, CONFIG, work.size, frozen=frozen, recomputed=False)
     in_decoder = [span.stop > 4 for span in spans[:-1]]
     tokens = sum(work.size.source + 2 * work.size.target * inside for inside in in_decoder)
     assert any(in_decoder)

@@ -1,15 +1,20 @@
 import dataclasses
+import math
 
 import pytest
 import torch
 
-from megas2s.engine import Local, Zero
+from megas2s.engine import Local, Pipe, Zero
 from megas2s.models.config import ModelConfig
 from megas2s.models.freezing import freeze, frozen_names
 from megas2s.models.parameters import parameter_shapes
+from megas2s.models.parts import held
 from megas2s.models.presets import preset
 from megas2s.models.transformer import build
+from megas2s.objectives.mlm import MLM
+from megas2s.tokenizer.vocab import stand_in
 from megas2s.train.flops import StepSize
+from megas2s.train.ledger import work_of
 from megas2s.train.memory import (
     Memory,
     Sharding,
@@ -17,9 +22,13 @@ from megas2s.train.memory import (
     activations,
     model_states,
     sharding,
+    stage_memory,
+    stage_spans,
     unit_activations,
     vocabulary_loss,
 )
+from megas2s.train.schedule import Schedule
+from megas2s.train.stage import Stage
 
 BASE = {"vocab_size": 96, "hidden_size": 64, "num_heads": 4, "ffn_size": 256, "max_positions": 64, "dropout": 0.0}
 ENCODER = ModelConfig(**BASE, num_encoder_layers=3)
@@ -40,7 +49,8 @@ def test_model_states_by_hand():
     plain = model_states(shapes, Sharding(), precision="fp32", frozen=frozen)
     assert plain == States(parameters=12000, gradients=8000, optimizer=16000, update=0, buffers=0, host=0)
     summed = model_states(shapes, Sharding(zero_stage=1, ranks=4, fp32_gradients=True, bucket=10), frozen=frozen)
-    assert summed == States(parameters=6000, gradients=8000, optimizer=6000, update=0, buffers=20, host=0)
+    # DeepSpeed's bf16 optimizer: gradients of a micro-batch, their sums, and a copy that is on its way.
+    assert summed == States(parameters=6000, gradients=12000, optimizer=6000, update=0, buffers=4000, host=0)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +113,7 @@ def test_sharding_is_read_from_the_engines_own_file(tmp_path):
     path = tmp_path / "zero2.json"
     path.write_text('{"zero_optimization": {"stage": 2, "overlap_comm": true, "reduce_bucket_size": 2e8}}')
     assert sharding(Zero(config=str(path)), ranks=8) == Sharding(
-        zero_stage=2, ranks=8, bucket=200_000_000, buckets=2, live_parameters=10**9
+        zero_stage=2, ranks=8, bucket=200_000_000, buckets=2, live_parameters=10**9, persistent=100_000
     )
     path.write_text(
         '{"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"},'
@@ -118,6 +128,7 @@ def test_sharding_is_read_from_the_engines_own_file(tmp_path):
         fp32_gradients=True,
         bucket=500_000_000,
         live_parameters=7,
+        persistent=100_000,
     )
     assert sharding(Local(), ranks=1) == Sharding(fp32_gradients=True)
 
@@ -213,3 +224,38 @@ def test_the_vocabulary_loss_by_hand():
     # 2400 positions are 5 chunks of 480, and a sum over more than 4 is kept in fp32.
     found = vocabulary_loss(wide, StepSize(rows=24, source=200, target=0, predicted=100))
     assert found == 480 * 250_112 * 2 + 2**26 * 4 + 2400 * 64 * 2 * 2 + 250_112 * 64 * (4 + 2)
+
+
+def test_parts_of_a_pipeline_hold_the_micro_batches_that_are_under_way():
+    """The part k of p has sent p - k of them on and waits for their gradients; the last one has one."""
+    config = dataclasses.replace(SEQ2SEQ, num_encoder_layers=8, num_decoder_layers=0, tying="tied", vocab_size=512)
+    vocabulary = stand_in(512)
+    config = dataclasses.replace(config, pad_id=vocabulary.pad)
+    stage = Stage(
+        name="s",
+        objective=MLM(),
+        length=64,
+        batch_tokens=64 * 32,
+        micro_batch=2,
+        steps=1,
+        schedule=Schedule(lr=1e-3),
+        engine=Pipe(stages=4),
+    )
+    work = work_of(stage, config, vocabulary)
+    parts = stage_memory(stage, config, work, gpus=4)
+    spans = stage_spans(stage, config, work)
+    units = unit_activations(
+        work.shapes,
+        work.size._replace(rows=2),
+        precision=stage.precision,
+        activation=config.activation,
+        dropout=config.dropout > 0,
+    )
+    for number, (span, part) in enumerate(zip(spans, parts, strict=True)):
+        one = sum(unit.stored for unit in units[span.first : span.stop])
+        assert part.activations == (4 - number) * one
+        numbers = sum(math.prod(work.shapes[name]) for name in held(config, span))
+        assert part.states.parameters == 2 * numbers
+        assert (part.vocabulary > 0) == (number == 3)
+    few = stage_memory(dataclasses.replace(stage, batch_tokens=64 * 4), config, work, gpus=4)
+    assert few[0].activations == parts[0].activations / 2  # two micro-batches are all there are

@@ -13,7 +13,7 @@ from megas2s.models.freezing import frozen_names
 from megas2s.models.parameters import parameter_shapes
 from megas2s.models.parts import Span, unit_count
 from megas2s.train.flops import StepSize, step_flops, unit_flops
-from megas2s.train.placement import bubble, placed
+from megas2s.train.placement import bubble, placed, unit_costs
 
 SIZES = {"vocab_size": 64, "hidden_size": 16, "num_heads": 2, "ffn_size": 32, "max_positions": 64}
 CONFIG = ModelConfig(**SIZES, num_encoder_layers=4, num_decoder_layers=3, norm_position="pre", tying="tied_to_decoder")
@@ -81,3 +81,14 @@ def test_the_bubble_shrinks_with_micro_batches():
 def test_parts_wait_for_the_slowest():
     # Two micro-batches through parts of 1 and 3: the second part ends at 1 + 3 + 3 = 7, and 2 x 4 of 2 x 7 were work.
     assert bubble([1.0, 3.0], 2) == pytest.approx(1 - 8 / 14)
+
+
+def test_layers_that_are_computed_again_cost_another_forward_pass():
+    shapes = parameter_shapes(CONFIG)
+    frozen = {name for name in shapes if name.startswith("encoder.")}
+    plain, again = (unit_costs(shapes, SIZE, frozen=frozen, recomputed=recomputed) for recomputed in (False, True))
+    forward = unit_flops(shapes, SIZE, frozen=set(shapes))
+    depth = CONFIG.num_encoder_layers
+    assert again[:depth] == plain[:depth] == forward[:depth]  # no backward pass, so nothing is computed again
+    assert again[depth:-1] == [cost + once for cost, once in zip(plain[depth:-1], forward[depth:-1], strict=True)]
+    assert again[-1] == plain[-1]

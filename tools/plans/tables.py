@@ -10,7 +10,7 @@ MEMORY_COLUMNS = ("parameters", "gradients", "optimizer", "update", "buffers", "
 NOTES = """\
 update and activations do not coincide: peak counts the larger. host is the offloaded share of one rank.
 peak leaves out the framework's own memory (about 1 GiB) and fragmentation."""
-PIPELINES = "memory above is of the fullest part; days take --mfu as it is, waiting included."
+PIPELINES = "memory above is of the fullest part; days count the waiting beside --mfu."
 
 
 def table(plan: dict[str, Any]) -> str:
