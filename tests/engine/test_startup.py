@@ -1,4 +1,7 @@
-"""ZeRO-3 starts, saves and starts again with a model's share in each rank: no rank ever holds all of it."""
+"""ZeRO-3 starts, saves and starts again with a model's share in each rank: no rank ever holds all of it.
+
+What comes on top is the largest tensor, whole, and a constant.
+"""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def config(width: int, vocab_size: int) -> ModelConfig:
 
 
 def resident() -> tuple[int, int]:
-    """Bytes of this process now and at its peak since the last `forget`, without what it shares with others."""
+    """Bytes of this process now and at its peak since the last `forget`, mapped files included."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return tuple(int(status[key].split()[0]) * 1024 for key in ("VmRSS", "VmHWM"))  # type: ignore[return-value]
 
