@@ -273,6 +273,7 @@ VARIANTS = {
     "post": {"config": dataclasses.replace(CONFIG, norm_position="post"), "steps": 4},
     "t5": {"config": dataclasses.replace(CONFIG, **T5), "steps": 4},
 }
+DEEP = {"deep": {"config": dataclasses.replace(CONFIG, **T5, num_encoder_layers=5, num_decoder_layers=4), "steps": 4}}
 BRIEF = {"brief": {"steps": 4}, "brief_resumed": {"steps": 4, "resume": True}}  # where a step takes seconds
 
 
@@ -294,7 +295,7 @@ def main() -> None:
             dist.lay_out(pipe_stages(spec))
         for variant in variants or [*VARIANTS, "shown"]:
             shown = variant == "shown"
-            result = show(spec, precision) if shown else train(spec, precision, **(VARIANTS | BRIEF)[variant])
+            result = show(spec, precision) if shown else train(spec, precision, **(VARIANTS | BRIEF | DEEP)[variant])
             if dist.is_main():
                 files.write_json(Path(out) / f"{Path(config).stem}-{precision}-{variant}.json", result)
 

@@ -89,6 +89,17 @@ def test_copies_of_the_table_of_relative_positions_are_equal(results: Results, l
     assert not any(results(layout, "fp32", "t5")["unlike"])
 
 
+def test_eight_parts_equal_the_local_engine_and_so_do_tables_that_most_of_them_hold(ranks, script, tmp_path: Path):
+    for number, engine in ((8, "pipe8"), (1, "local")):
+        command = (PROGRAM, tmp_path, engine, "fp32", "deep")
+        done = ranks(number, *command, timeout=900) if number > 1 else script(*command, timeout=300)
+        assert done.returncode == 0, done.stdout[-4000:]
+    pipe, local = (files.read_json(tmp_path / f"{engine}-fp32-deep.json") for engine in ("pipe8", "local"))
+    assert pipe["losses"] == pytest.approx(local["losses"], rel=1e-5)
+    assert pipe["norms"] == pytest.approx(local["norms"], rel=1e-5)
+    assert not any(pipe["unlike"])
+
+
 @pytest.mark.parametrize("variant", ["post", "t5", "scaled", "frozen", "recomputed"])
 @pytest.mark.parametrize("layout", ["1 x 2", "2"])
 def test_every_shape_and_way_of_training_equals_the_local_engine_s(results: Results, layout: str, variant: str):
