@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from megas2s.models.config import ModelConfig
+from megas2s.models.freezing import freeze
 from megas2s.models.init import fill, first_values
 from megas2s.models.parameters import canonical_parameters, parameter_shapes
 from megas2s.models.parts import Span, construct_part, forward, held, unit_count
@@ -124,3 +125,21 @@ def test_what_several_parts_hold_is_what_several_layers_read():
     assert copies["bart"] == {"shared.weight"}
     assert copies["two_stage"] == {"decoder.embed.weight"}
     assert copies["t5"] == {"shared.weight", "encoder.relative_bias.weight", "decoder.relative_bias.weight"}
+
+
+@pytest.mark.parametrize(
+    "patterns", [["encoder.*"], ["encoder.layers.0.*"], ["encoder.*", "decoder.embed.*", "decoder.layers.0.*"]]
+)
+@pytest.mark.parametrize("name", ["mbart", "t5"])
+def test_modules_of_a_part_drop_out_as_they_do_in_the_whole(name: str, patterns: list[str]):
+    """Frozen modules do not; a stack of which this part holds frozen layers alone still does."""
+    config = dataclasses.replace(CONFIGS[name], tying="untied")
+    whole = construct(config)
+    freeze(whole, patterns)
+    modes = {place: module.training for place, module in whole.train().named_modules()}
+    for unit in range(unit_count(config)):
+        part = construct_part(config, Span(unit, unit + 1))
+        freeze(part, patterns)
+        for place, module in part.train().named_modules():
+            if place and not isinstance(module, torch.nn.ModuleList) and any(True for _ in module.parameters()):
+                assert module.training == modes[place], (unit, place)
