@@ -10,7 +10,6 @@ import contextlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -86,7 +85,7 @@ class PipeEngine:
         self._weights: dict[str, float | None] = {}
         self._spread = Spread(model, self._spans, stage, self._row, self._group, self._dtype)
         if setup.precision != "fp32":
-            self._restore_masters()
+            zero_state.load_values(self._engine, self._parameters, setup.initial)
 
     def _share(self, stage: int, topology: PipeDataParallelTopology) -> None:
         """Groups of the ranks that hold the same parameter; the first holder counts it in norms."""
@@ -182,20 +181,11 @@ class PipeEngine:
 
     def load_moments(self, moments: Values | None, counters: Mapping[str, float]) -> None:
         """Continue Adam from saved values; each rank reads what it holds."""
-        zero_state.prepare(self._engine, MOMENTS, counters["optimizer_step"])
-        for name, parameter in self._parameters.items():
-            if parameter.requires_grad and moments is not None:
-                for kind in MOMENTS:
-                    zero_state.write(self._engine, parameter, partial(moments, f"{kind}.{name}"), kind)
+        zero_state.load_moments(self._engine, self._parameters, moments, counters["optimizer_step"])
 
     def close(self) -> None:
         """Take DeepSpeed's hooks off the model and free its buffers."""
         self._engine.destroy()
-
-    def _restore_masters(self) -> None:
-        for name, parameter in self._parameters.items():
-            if parameter.requires_grad:
-                zero_state.write(self._engine, parameter, partial(self._setup.initial, name))
 
     def _shapes(self, inputs: Sequence[Batch], *, gradients: bool) -> Callable[..., Stream]:
         """Empty tensors for the stream that arrives with a micro-batch."""

@@ -137,7 +137,7 @@ class ZeroEngine:
             self._engine, *_ = deepspeed.initialize(model=trained, optimizer=optimizer, config=config)
         self._parameters = dict(self._engine.module.model.named_parameters())
         if setup.precision != "fp32":
-            self._restore_masters()
+            zero_state.load_values(self._engine, self._parameters, setup.initial)
         if zero_state.optimizer_step(self._engine):  # ZeRO-0's low-precision wrapper makes an empty step when built
             self.load_moments(None, {"optimizer_step": 0.0})
 
@@ -209,11 +209,7 @@ class ZeroEngine:
 
     def load_moments(self, moments: Values | None, counters: Mapping[str, float]) -> None:
         """Continue Adam, and in fp16 the loss scale, from saved values."""
-        zero_state.prepare(self._engine, MOMENTS, counters["optimizer_step"])
-        for name, parameter in self._parameters.items():
-            if parameter.requires_grad and moments is not None:
-                for kind in MOMENTS:
-                    zero_state.write(self._engine, parameter, partial(moments, f"{kind}.{name}"), kind)
+        zero_state.load_moments(self._engine, self._parameters, moments, counters["optimizer_step"])
         scaler = getattr(self._engine.optimizer, "loss_scaler", None) if self._setup.precision == "fp16" else None
         for name in _scale_names(scaler):
             if name in counters:
@@ -234,12 +230,6 @@ class ZeroEngine:
         for name, parameter in model.named_parameters():
             zero_state.begin(parameter, partial(self._setup.initial, name))
         return model
-
-    def _restore_masters(self) -> None:
-        """Set the fp32 masters from the fp32 starting weights that the low-precision model was rounded from."""
-        for name, parameter in self._parameters.items():
-            if parameter.requires_grad:
-                zero_state.write(self._engine, parameter, partial(self._setup.initial, name))
 
     def _clip(self) -> float:
         """Clip the averaged fp32 gradients of ZeRO-0, equal on every rank, by their norm; returns the norm."""

@@ -13,7 +13,8 @@ checkpoint is a set of named tensors whatever wrote it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,7 +32,8 @@ from deepspeed.utils import (
 from torch import Tensor, nn
 
 from megas2s import dist
-from megas2s.models.parameters import ALL
+from megas2s.engine.base import MOMENTS
+from megas2s.models.parameters import ALL, Values
 
 COUNTED_UP = 2.0**-26  # below half the distance from 1 to the next smaller float32
 Rows = Callable[[slice], Tensor]  # of one parameter
@@ -104,6 +106,22 @@ def write(engine: Any, parameter: nn.Parameter, value: Rows, kind: str = VALUE) 
         master = _masters(engine)[id(parameter)]
         target = master if kind == VALUE else basic_optimizer(engine).state[master][kind]
         target.data.copy_(value(ALL))
+
+
+def load_values(engine: Any, parameters: Mapping[str, nn.Parameter], values: Values) -> None:
+    """Set the fp32 tensors of all trainable parameters from the values that low-precision ones were rounded from."""
+    for name, parameter in parameters.items():
+        if parameter.requires_grad:
+            write(engine, parameter, partial(values, name))
+
+
+def load_moments(engine: Any, parameters: Mapping[str, nn.Parameter], moments: Values | None, step: float) -> None:
+    """Put Adam where `moments`, by `kind.name`, and its own step left it; None stands for zeros."""
+    prepare(engine, MOMENTS, step)
+    for name, parameter in parameters.items():
+        if parameter.requires_grad and moments is not None:
+            for kind in MOMENTS:
+                write(engine, parameter, partial(moments, f"{kind}.{name}"), kind)
 
 
 @torch.no_grad()
