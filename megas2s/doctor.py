@@ -15,6 +15,7 @@ import os
 import shlex
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -89,20 +90,25 @@ def judge(
 ) -> list[Finding]:
     """Every check of every host. `late` is by how many seconds a host's clock differs from ours, at least."""
     findings = []
-    answered = [host for host in hosts if "error" not in facts[host.name]]
+    answered = [host.name for host in hosts if "error" not in facts[host.name]]
+    with_gpus = next((name for name in answered if facts[name]["gpus"]), None)
+    machines: dict[str, str] = {}  # the name that a machine gives itself -> the host that answered so first
     for host in hosts:
-        if host not in answered:
-            findings.append(Finding(host.name, "answers", "no", str(facts[host.name]["error"])))
+        own = facts[host.name]
+        if host.name not in answered:
+            findings.append(Finding(host.name, "answers", "no", str(own["error"])))
             continue
-        own, first = facts[host.name], facts[answered[0].name]
-        findings.append(Finding(host.name, "answers", f"as {own['name']}"))
-        findings += _alike(host.name, own, first, answered[0].name)
+        same = machines.setdefault(own["name"], host.name)
+        twice = "" if same == host.name else f"so does {same}; name each machine once, with all its slots"
+        findings.append(Finding(host.name, "answers", f"as {own['name']}", twice))
+        findings += _alike(host.name, own, facts[answered[0]], answered[0])
+        findings.append(_gpus(host, own["gpus"], with_gpus, facts[with_gpus]["gpus"] if with_gpus else ()))
         findings += _able(host, own, late[host.name], needed)
     return findings
 
 
 def _alike(name: str, own: Facts, first: Facts, of: str) -> list[Finding]:
-    """What must be the same on every host."""
+    """What must be there, and the same on every host."""
     advice = {
         **dict.fromkeys(("python", *PACKAGES), "install the same version on every host"),
         "driver": "install the same GPU driver on every host",
@@ -111,18 +117,34 @@ def _alike(name: str, own: Facts, first: Facts, of: str) -> list[Finding]:
     }
     found = []
     for check, what in advice.items():
-        same = own[check] == first[check]
-        found.append(Finding(name, check, str(own[check]), "" if same else f"{of} has {first[check]}; {what}"))
+        value = str(own[check])
+        absent = value == "missing" or value.startswith("unreadable:")
+        same = value == str(first[check])
+        found.append(
+            Finding(name, check, value, what if absent else "" if same else f"{of} has {first[check]}; {what}")
+        )
     return found
+
+
+def _gpus(host: Host, own: Sequence[str], other: str | None, of_other: Sequence[str]) -> Finding:
+    """As many GPUs as slots, of one kind on all hosts; `other` is the first host that has any, None where none has."""
+    found = ", ".join(f"{count} x {name}" for name, count in Counter(own).items())
+    if other is None:
+        return Finding(host.name, "GPUs", "none, ranks run on the CPU")
+    if len(own) < host.slots:
+        return Finding(
+            host.name, "GPUs", found or "none", f"slots={host.slots} are more; lower them or see to the GPUs"
+        )
+    alike = set(own) == set(of_other)
+    kinds = " and ".join(sorted(set(of_other)))
+    return Finding(host.name, "GPUs", found, "" if alike else f"{other} has {kinds}; let all hosts have the same GPUs")
 
 
 def _able(host: Host, own: Facts, late: float, needed: int | None) -> list[Finding]:
     """What a host must have."""
-    gpus, compilers, room = own["gpus"], own["compiler"], needed or 0
-    listed = f"{len(gpus)} x {gpus[0]}" if gpus else "none, ranks run on the CPU"
+    compilers, room = own["compiler"], needed or 0
     shared = SHARED_BYTES_PER_SLOT * host.slots
     checks = [
-        ("GPUs", listed, not 0 < len(gpus) < host.slots, f"slots={host.slots} are more; lower them or see to the GPUs"),
         ("compiler", " ".join(compilers), len(compilers) == 2, "DeepSpeed compiles with g++ and ninja; install both"),
         ("free disk", _gib(own["disk"]), own["disk"] >= room, f"checkpoints take {_gib(room)}; make room for the run"),
         (

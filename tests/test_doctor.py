@@ -29,7 +29,7 @@ WELL = {
 
 
 def advice(late: float = 0.0, needed: int | None = 100 << 30, **of_beta: object) -> list[str]:
-    facts = {"alpha": WELL, "beta": {**WELL, **of_beta}}
+    facts = {"alpha": WELL | {"name": "node-a"}, "beta": WELL | {"name": "node-b"} | of_beta}
     found = judge(HOSTS, facts, late={"alpha": 0.0, "beta": late}, needed=needed)
     return [f"{one.host}: {one.check}: {one.advice}" for one in found if one.advice]
 
@@ -47,6 +47,9 @@ def test_hosts_that_are_well_get_no_advice():
         ({"recipe": "cccc"}, "beta: recipe: alpha has aaaa; let every host see the same recipe, and pass the same"),
         ({"corpus": "cccc"}, "beta: corpus: alpha has bbbb; let every host see the same corpus, or copy it again"),
         ({"gpus": ["NVIDIA H100"] * 7}, "beta: GPUs: slots=8 are more; lower them or see to the GPUs"),
+        ({"gpus": []}, "beta: GPUs: slots=8 are more; lower them or see to the GPUs"),
+        ({"gpus": ["NVIDIA A100"] * 8}, "beta: GPUs: alpha has NVIDIA H100; let all hosts have the same GPUs"),
+        ({"name": "node-a"}, "beta: answers: so does alpha; name each machine once, with all its slots"),
         ({"compiler": ["g++"]}, "beta: compiler: DeepSpeed compiles with g++ and ninja; install both"),
         ({"disk": 50 << 30}, "beta: free disk: checkpoints take 100.0 GiB; make room for the run"),
         ({"shared_memory": 64 << 20}, "beta: shared memory: 2.0 GiB are needed in /dev/shm; in a container raise"),
@@ -68,5 +71,32 @@ def test_a_host_that_does_not_answer_is_said_and_not_compared_with():
     assert len([one for one in found if one.host == "alpha"]) == 1
 
 
+def advice_of_both(**changes: object) -> list[str]:
+    facts = {host.name: WELL | changes | {"name": host.name} for host in HOSTS}
+    found = judge(HOSTS, facts, late=dict.fromkeys(facts, 0.0), needed=None)
+    return [f"{one.host}: {one.check}: {one.advice}" for one in found if one.advice]
+
+
 def test_ranks_on_the_cpu_need_no_gpus():
-    assert advice(gpus=[]) == []
+    assert advice_of_both(gpus=[]) == []
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ({"deepspeed": "missing"}, "deepspeed: install the same version on every host"),
+        (
+            {"corpus": "unreadable: corpora/a is missing"},
+            "corpus: let every host see the same corpus, or copy it again",
+        ),
+        ({"gpus": ["NVIDIA H100"] * 4}, "GPUs: slots=8 are more; lower them or see to the GPUs"),
+    ],
+)
+def test_what_is_wrong_with_all_hosts_alike_is_said_of_each(found: dict, said: str):
+    assert advice_of_both(**found) == [f"alpha: {said}", f"beta: {said}"]
+
+
+def test_one_machine_alone_is_judged_too():
+    facts = {"alpha": WELL | {"corpus": "unreadable: corpora/a is missing"}}
+    found = judge(HOSTS[:1], facts, late={"alpha": 0.0}, needed=None)
+    assert [one.check for one in found if one.advice] == ["corpus"]
