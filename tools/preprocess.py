@@ -93,9 +93,8 @@ def main() -> int:
     logging.getLogger("megas2s").setLevel(logging.INFO)
     if given.workers is not None and given.workers < 1:
         raise BadConfig(f"--workers must be at least 1, found {given.workers}")
-    inputs = sources(given)
     if given.dry_run:
-        show_inputs(input_files(inputs))
+        show_inputs(input_files(sources(given)))
         return 0
     held_out = (0.0 if given.held_out_input else 0.005) if given.held_out is None else given.held_out
     chosen = {
@@ -109,10 +108,12 @@ def main() -> int:
     with find_team() as team, Display(shown=team.rank == 0) as display:
         if team.rank > 0:
             logging.getLogger("megas2s").setLevel(logging.WARNING)
+        inputs = team.together(lambda: sources(given))
+        tokenizer = team.together(lambda: corpus_tokenizer(given.tokenizer, speaks=team.rank == 0))
         corpus = preprocess(
             inputs,
             given.output,
-            tokenizer=corpus_tokenizer(given.tokenizer, speaks=team.rank == 0),
+            tokenizer=tokenizer,
             choices=choices,
             workers=given.workers,
             team=team,

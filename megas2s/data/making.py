@@ -23,7 +23,7 @@ from megas2s.data.inputs import InputFile
 from megas2s.data.parts import Group, Parts, is_written
 from megas2s.data.pieces import Piece, cut, digest_of, name_of, piece_bytes
 from megas2s.data.shards import FORMAT, SHARD_DOCUMENTS, SHARD_TOKENS, ShardEntry
-from megas2s.data.share import Job, prepare
+from megas2s.data.share import CLAIMS, Job, prepare
 from megas2s.data.staging import FOLDER, STATE, held, read_state, refuse_other_arguments
 from megas2s.data.tokenise import Encoder, Ids
 from megas2s.errors import BadConfig, BadData
@@ -90,22 +90,25 @@ class Making:
                 f"{self.folder} was begun with other inputs: some input files have changed, gone or come since all "
                 "were read; name another folder or remove this one"
             )
-        prepare(self.staging)
+        mark = prepare(self.staging)
         if self._evaluation and not (self.staging / GRAMS).is_file():
             write_grams(self._evaluation, self.staging / GRAMS)
         return {
             "digest": self.digest,
             "complete": False,
+            "mark": mark,
             "piece_bytes": state["piece_bytes"],
             "planned": state["plans"] is not None,
         }
 
-    def check_same(self, digest: str) -> None:
-        """Refuse input that is another one here than before rank 0."""
-        if digest != self.digest:
-            raise BadData(
-                f"{socket.gethostname()} sees other input files than the first rank's host; let all hosts see the same"
-            )
+    def check_same(self, begun: Mapping[str, Any]) -> None:
+        """Refuse input or an output that is another one here than before rank 0."""
+        host = socket.gethostname()
+        if begun["digest"] != self.digest:
+            raise BadData(f"{host} sees other input files than the first rank's host; let all hosts see the same")
+        seen = self.folder / MARKER if begun["complete"] else self.staging / CLAIMS / begun["mark"]
+        if not seen.is_file():
+            raise BadData(f"{host} does not see {self.folder} as the first rank's host does; let all hosts share it")
 
     def cut(self, size: int) -> None:
         """Cut the input into pieces, and say which of them need not be read again."""

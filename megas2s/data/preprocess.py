@@ -45,10 +45,10 @@ def preprocess(
     Every rank of a `team` calls it alike, with the same files before it.
     """
     team = team or Alone()
-    making = Making(folder, input_files(inputs), tokenizer, choices, allow_empty_languages)
+    making = team.together(lambda: Making(folder, input_files(inputs), tokenizer, choices, allow_empty_languages))
     with contextlib.ExitStack() as lock:
         begun = team.told(lambda: making.begin(lock, piece_size))
-        team.together(lambda: making.check_same(begun["digest"]))
+        team.together(lambda: making.check_same(begun))
         if begun["complete"]:
             return Corpus.open(folder)
         making.cut(begun["piece_bytes"])

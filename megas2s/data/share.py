@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import secrets
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -56,12 +57,18 @@ class Means(NamedTuple):
 Told = Callable[[int, int, int, int], None]  # since the last call: pieces, bytes of input, documents, bytes of text
 
 
-def prepare(staging: Path) -> None:
-    """Begin a run: nobody has taken anything, nothing is refused yet."""
+def prepare(staging: Path) -> str:
+    """Begin a run: nobody has taken anything, nothing is refused yet; gives the name of a file among the claims.
+
+    No other run, and no copy of the folder on another disk, has a file of that name: who sees it sees this run.
+    """
     shutil.rmtree(staging / CLAIMS, ignore_errors=True)
     (staging / REFUSED).unlink(missing_ok=True)
     for folder in (CLAIMS, FOLDER):
         files.make_folder(staging / folder)
+    mark = f"run-{secrets.token_hex(8)}"
+    (staging / CLAIMS / mark).touch()
+    return mark
 
 
 def tokenise_share(job: Job, *, workers: int, told: Told) -> None:

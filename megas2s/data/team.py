@@ -3,7 +3,8 @@
     team.told(work)       rank 0 does it, all are given what comes of it, or the refusal it met
     team.together(work)   every rank does its share, all go on when the last is done, or are refused together
 
-What is told travels as JSON.
+What is told travels as JSON. Whatever may be refused on one rank alone belongs into one of the two: ranks that wait for
+one that has left would wait for ever.
 """
 
 from __future__ import annotations
@@ -11,15 +12,17 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from megas2s import errors
 from megas2s.errors import Refusal
 from megas2s.place import place
 
+Done = TypeVar("Done")
+
 
 class Team(Protocol):
-    """Ranks that call the same in step. `with` it, a rank that dies of a bug ends the others too."""
+    """Ranks that call the same in step. `with` it, a rank that ends by itself ends the others too."""
 
     rank: int
     size: int
@@ -31,8 +34,8 @@ class Team(Protocol):
     def told(self, work: Callable[[], Any]) -> Any:
         """What `work` gives on rank 0, plain JSON values, on every rank."""
 
-    def together(self, work: Callable[[], None]) -> None:
-        """`work` on every rank; raises the refusal of the first rank that met one, on all."""
+    def together(self, work: Callable[[], Done]) -> Done:
+        """What `work` gives on this rank; raises the refusal of the first rank that met one, on all."""
 
 
 class Alone:
@@ -50,9 +53,9 @@ class Alone:
         """What it gives."""
         return work()
 
-    def together(self, work: Callable[[], None]) -> None:
-        """The work."""
-        work()
+    def together(self, work: Callable[[], Done]) -> Done:
+        """What it gives."""
+        return work()
 
 
 class Ranks:
@@ -63,26 +66,34 @@ class Ranks:
 
         self._world = MPI.COMM_WORLD
         self.rank, self.size = self._world.Get_rank(), self._world.Get_size()
+        self._told_to_all: Refusal | None = None
 
     def __enter__(self) -> Ranks:
         return self
 
     def __exit__(self, *error: object) -> None:
         cause = error[1]
-        if isinstance(cause, BaseException) and not isinstance(cause, Refusal | SystemExit):
+        if not isinstance(cause, BaseException) or isinstance(cause, SystemExit) or cause is self._told_to_all:
+            return
+        if isinstance(cause, Refusal):
+            print(f"error: {cause}", file=sys.stderr, flush=True)
+        else:
             sys.excepthook(type(cause), cause, cause.__traceback__)
-            self._world.Abort(1)
+        self._world.Abort(cause.exit_code if isinstance(cause, Refusal) else 1)
 
     def told(self, work: Callable[[], Any]) -> Any:
         """Rank 0's answer."""
         answer = _attempt(work) if self.rank == 0 else None
         return self._heard(json.loads(self._world.bcast(json.dumps(answer))))
 
-    def together(self, work: Callable[[], None]) -> None:
-        """Each rank's share."""
-        answers = self._world.allgather(json.dumps(_attempt(work)))
-        for answer in map(json.loads, answers):
+    def together(self, work: Callable[[], Done]) -> Done:
+        """This rank's share."""
+        own = _attempt(work)
+        refused = {key: value for key, value in own.items() if key != "value"}  # what was made here stays here
+        for answer in map(json.loads, self._world.allgather(json.dumps(refused))):
             self._heard(answer)
+        made: Done = own["value"]
+        return made
 
     def _heard(self, answer: dict[str, Any]) -> Any:
         """The answer; where it is a refusal, rank 0 tells the person and the others leave without a word."""
@@ -90,6 +101,7 @@ class Ranks:
             return _opened(answer)
         except Refusal as refusal:
             if self.rank == 0:
+                self._told_to_all = refusal
                 raise
             raise SystemExit(refusal.exit_code) from None
 
@@ -117,4 +129,4 @@ def _attempt(work: Callable[[], Any]) -> dict[str, Any]:
 def _opened(answer: dict[str, Any]) -> Any:
     if "refusal" in answer:
         raise getattr(errors, answer["refusal"])(answer["said"])
-    return answer["value"]
+    return answer.get("value")

@@ -22,6 +22,7 @@ from megas2s.data.documents import input_files
 from megas2s.data.inputs import Inputs
 from megas2s.data.pieces import cut, name_of
 from megas2s.data.preprocess import Choices, CorpusTokenizer
+from megas2s.data.screen import Screening
 from megas2s.data.team import _attempt, _opened
 from megas2s.errors import BadConfig, BadData, DiskTrouble, Refusal
 
@@ -87,21 +88,23 @@ class Threads:
         return _opened(answer)
 
     def together(self, work):
-        self._shared[self.rank] = _attempt(work)
+        own = _attempt(work)
+        self._shared[self.rank] = own
         self._barrier.wait()
         answers = [self._shared[rank] for rank in range(self.size)]
         self._barrier.wait()
         for answer in answers:
             _opened(answer)
+        return own["value"]
 
 
-def make_by_ranks(size, inputs, folder, **settings):
-    """The corpus, or the refusal that every rank met, of so many ranks."""
-    shared, barrier = {}, threading.Barrier(size)
+def by_ranks(size, make_one):
+    """What `make_one(rank, team)` gives, or the refusal, which must be one and the same on so many ranks."""
+    shared, barrier = {}, threading.Barrier(size, timeout=60)
 
     def one(rank):
         try:
-            return make(inputs, folder, team=Threads(rank, size, shared, barrier), **settings)
+            return make_one(rank, Threads(rank, size, shared, barrier))
         except Refusal as refusal:
             return f"{type(refusal).__name__}: {refusal}"
 
@@ -109,6 +112,11 @@ def make_by_ranks(size, inputs, folder, **settings):
         found = list(pool.map(one, range(size)))
     assert len({str(each) for each in found}) == 1, found
     return found[0]
+
+
+def make_by_ranks(size, inputs, folder, **settings):
+    """The corpus, or the refusal that every rank met, of so many ranks."""
+    return by_ranks(size, lambda rank, team: make(inputs, folder, team=team, **settings))
 
 
 @pytest.mark.parametrize("size", [2, 3, 7])
@@ -127,6 +135,25 @@ def test_what_one_rank_refuses_all_are_told(inputs, tmp_path):
     assert said.endswith("it.txt, line 2: invalid UTF-8; repair it, or use --invalid-utf8 drop")
     (inputs / "it.txt").write_bytes(b"uno\ndue\n")
     assert texts(make_by_ranks(2, inputs, tmp_path / "out", piece_size=100), language="it") == ["uno", "due"]
+
+
+def test_a_rank_that_does_not_see_what_the_others_see_ends_all_in_one_sentence(inputs, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    said = by_ranks(3, lambda rank, team: make(elsewhere if rank == 2 else inputs, tmp_path / "out", team=team))
+    assert said == f"BadData: there is no file or folder {elsewhere}; a Hugging Face dataset is named with --dataset"
+    absent = Choices(screening=Screening(evaluation=(str(elsewhere),)))
+    said = by_ranks(
+        2, lambda rank, team: make(inputs, tmp_path / "out", team=team, choices=absent if rank else KEEP_ALL)
+    )
+    assert said.startswith(f"BadData: {elsewhere}: no evaluation file here")
+    folders = [tmp_path / "first", tmp_path / "second"]
+    said = by_ranks(2, lambda rank, team: make(inputs, folders[rank], team=team))
+    assert said.endswith(f"does not see {folders[1]} as the first rank's host does; let all hosts share it")
+    for folder in folders:
+        make(inputs, folder)
+    (folders[1] / "corpus.json").unlink()
+    said = by_ranks(2, lambda rank, team: make(inputs, folders[rank], team=team))
+    assert said.endswith(f"does not see {folders[1]} as the first rank's host does; let all hosts share it")
 
 
 class Interruption(Exception):
