@@ -4,7 +4,7 @@
 
 What counts as punctuation depends on the script: an apostrophe between letters belongs to the word, a Tibetan tsheg
 parts syllables, a Chinese comma stands between words that no space parts. Digits stay, with the marks between them, or
-are written out in words where `num2words` (an extra) knows the language.
+are written out in words where `num2words` (an extra) knows the language and no letter is beside them (MP3, 5km, 20th).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 
+from megas2s.data.identify import TWO_LETTERS
 from megas2s.data.words import SPACELESS, punctuation
 from megas2s.errors import BadConfig
 
@@ -39,8 +40,9 @@ Speller = Callable[[str, str], str | None]  # (digits with their marks, language
 def spoken(text: str, language: str, *, spell: Speller | None = None) -> str:
     """The text as it is spoken, lines kept; numbers through `spell` where it is given."""
     head = language.replace("-", "_").split("_")[0]
+    head = TWO_LETTERS.get(head, head)
     if spell is not None:
-        text = _NUMBER.sub(lambda found: spell(found[0], head) or found[0], text)
+        text = _NUMBER.sub(lambda found: (not _in_name(found) and spell(found[0], head)) or found[0], text)
     lowered = (text.translate(TURKIC) if head in TURKIC_LANGUAGES else text).lower()
     sounding = _marks().sub(_sounding, lowered)
     return "\n".join(line.strip() for line in _SPACES.sub(" ", sounding).split("\n"))
@@ -53,16 +55,28 @@ def _marks() -> re.Pattern[str]:
 
 def _sounding(found: re.Match[str]) -> str:
     """What is left of one mark: itself, a space, or nothing."""
-    mark, text = found[0], found.string
+    mark = found[0]
     if mark == TATWEEL:
         return ""
-    before, after = text[max(0, found.start() - 1) : found.start()], text[found.end() : found.end() + 1]
+    before, after = _beside(found)
     if mark in INSIDE_WORDS and _in_word(before) and _in_word(after):
         return INSIDE_WORDS[mark]
     if mark in ".,:" and before.isdecimal() and after.isdecimal():
         return mark
     # Where nothing parts words, what stood beside one leaves no gap.
     return "" if _SPACELESS.match(before) or _SPACELESS.match(after) else " "
+
+
+def _beside(found: re.Match[str]) -> tuple[str, str]:
+    """The characters before and after what was found; empty at the ends of the text."""
+    text = found.string
+    return text[max(0, found.start() - 1) : found.start()], text[found.end() : found.end() + 1]
+
+
+def _in_name(number: re.Match[str]) -> bool:
+    """Whether a letter is directly beside a number, in a script that parts words by spaces: MP3, H2O, 5km, 1990s."""
+    before, after = _beside(number)
+    return any(_in_word(beside) and not _SPACELESS.match(beside) for beside in (before, after))
 
 
 def _in_word(character: str) -> bool:
@@ -72,7 +86,7 @@ def _in_word(character: str) -> bool:
 def speller() -> Speller:
     """Numbers in words, by `num2words`; raises BadConfig where it is not installed."""
     try:
-        from num2words import num2words
+        from num2words import CONVERTER_CLASSES, num2words
     except ImportError:
         raise BadConfig(
             "digits are spelled out by num2words, which is not installed: pip install 'megas2s[spoken]'"
@@ -80,13 +94,14 @@ def speller() -> Speller:
 
     @functools.lru_cache(maxsize=1 << 16)
     def spell(number: str, language: str) -> str | None:
-        value = _value(number, language)
+        # Of a code that it does not know num2words takes the first two letters: Filipino would be Finnish.
+        value = _value(number, language) if language in CONVERTER_CLASSES else None
         if value is None:
             return None
         try:
             words: str = num2words(value, lang=language)
         except (NotImplementedError, OverflowError, ValueError, KeyError, IndexError, TypeError):
-            return None  # it does not know the language, or no name for so large a number
+            return None  # it has no name for so large a number
         return words
 
     return spell

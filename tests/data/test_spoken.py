@@ -60,6 +60,32 @@ def test_what_is_no_plain_number_stays_in_digits(number):
     assert spoken(f"On {number} it is.", "en", spell=speller()) == f"on {number} it is"
 
 
+@pytest.mark.parametrize("language", ["fil", "ceb_Latn", "est", "jav", "kon", "swa", "qaa"])
+def test_a_language_that_the_library_does_not_know_keeps_its_digits(language):
+    assert spoken("So 25.", language, spell=speller()) == "so 25"
+
+
+@pytest.mark.parametrize(
+    ("language", "expected"), [("deu_Latn", "fünfundzwanzig"), ("eng", "twenty five"), ("tur", "yirmibeş")]
+)
+def test_longer_codes_of_known_languages_are_known(language, expected):
+    assert spoken("25", language, spell=speller()) == expected
+
+
+@pytest.mark.parametrize("name", ["MP3", "H2O", "the 20th", "5km", "3.5kg", "the 1990s", "B12 and C"])
+def test_a_number_beside_a_letter_is_part_of_a_name(name):
+    assert spoken(name, "en", spell=speller()) == name.lower()
+
+
+def test_where_nothing_parts_words_a_letter_beside_a_number_says_nothing():
+    assert spoken("12人と3人", "ja", spell=speller()) == "十二人と三人"
+    assert spoken("มี5คน", "th", spell=speller()) == "มีห้าคน"
+
+
+def test_turkish_capitals_are_turkish_under_every_code():
+    assert spoken("IŞIK", "tur_Latn") == "ışık"
+
+
 def test_lines_stay_lines():
     assert spoken("One, two.\n\n  Three!\n", "en") == "one two\n\nthree\n"
 
