@@ -12,6 +12,7 @@ that was interrupted finds the parts that are there. `Parts` reads them in the o
 from __future__ import annotations
 
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,8 @@ from megas2s.data.tokenise import RECORD, Tokenised
 from megas2s.errors import BadData
 
 FOLDER = "parts"
+SUFFIXES = (".docs", ".ids", ".signs")
+HELD = 1 << 24  # bytes of a part in memory, at most about
 READ_DOCUMENTS = 1 << 16
 READ_SIGNATURES = 1 << 14  # pairs compared at once, 16 MB
 READ_IDS = 1 << 20
@@ -57,37 +60,95 @@ def is_written(staging: Path, name: str) -> bool:
 def write_part(staging: Path, name: str, results: Iterable[tuple[str, str, Tokenised]]) -> tuple[int, int]:
     """Write what the blocks of a piece have become, each with its split and source; gives documents and bytes of text.
 
-    All of it is held in memory until then.
+    At most some HELD bytes of it are in memory, however long the piece is.
     """
-    records: dict[Group, list[np.ndarray]] = {}
-    tokens: dict[Group, list[np.ndarray]] = {}
-    signatures: dict[Group, list[np.ndarray]] = {}
     dropped: Counter[tuple[str, str]] = Counter()
     documents = text_bytes = 0
-    for split, source, result in results:
-        for language, found in result.records.items():
-            found["ordinal"] += np.uint64(documents)
-            group = Group(split, language, source)
-            records.setdefault(group, []).append(found)
-            tokens.setdefault(group, []).append(result.tokens[language])
-            if language in result.signatures:
-                signatures.setdefault(group, []).append(result.signatures[language])
-        documents += result.documents
-        text_bytes += result.text_bytes
-        dropped += result.dropped
     path = staging / FOLDER / name
-    groups = sorted(records)
-    with files.disk_trouble(path):
-        for suffix, held in ((".docs", records), (".ids", tokens), (".signs", signatures)):
-            with open(f"{path}{suffix}", "wb") as file:
-                file.writelines(array.data for group in groups for array in held.get(group, ()))
-                file.flush()
-                os.fsync(file.fileno())
-        files.sync_folder(path.parent)
-    counted = [[*group, sum(map(len, records[group])), sum(map(len, tokens[group]))] for group in groups]
-    facts = {"documents": documents, "groups": counted, "dropped": [[*key, n] for key, n in sorted(dropped.items())]}
+    with _Gathered(path) as gathered:
+        for split, source, result in results:
+            for language, found in result.records.items():
+                found["ordinal"] += np.uint64(documents)
+                group = Group(split, language, source)
+                gathered.take(group, ".docs", found)
+                gathered.take(group, ".ids", result.tokens[language])
+                if language in result.signatures:
+                    gathered.take(group, ".signs", result.signatures[language])
+            documents += result.documents
+            text_bytes += result.text_bytes
+            dropped += result.dropped
+        with files.disk_trouble(path):
+            for suffix in SUFFIXES:
+                gathered.write(suffix)
+            files.sync_folder(path.parent)
+    groups = [[*group, gathered.count(group, ".docs"), gathered.count(group, ".ids")] for group in gathered.groups()]
+    facts = {"documents": documents, "groups": groups, "dropped": [[*key, n] for key, n in sorted(dropped.items())]}
     files.write_json(path.with_name(f"{name}.json"), facts)
     return documents, text_bytes
+
+
+class _Gathered:
+    """What a part will hold, by group and suffix: in memory and, as soon as that is much, in files of a folder beside.
+
+    A piece that cannot be cut, a compressed file or a shard of a dataset, may be of any size.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._spilled = path.with_name(f"{files.TEMPORARY}{path.name}")
+        self._held: dict[tuple[Group, str], list[np.ndarray]] = {}
+        self._bytes = 0
+        self._counts: Counter[tuple[Group, str]] = Counter()
+        self._numbers: dict[tuple[Group, str], int] = {}  # under which numbers they lie in the folder
+
+    def __enter__(self) -> _Gathered:
+        shutil.rmtree(self._spilled, ignore_errors=True)  # of a run that was killed
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        shutil.rmtree(self._spilled, ignore_errors=True)
+
+    def take(self, group: Group, suffix: str, array: np.ndarray) -> None:
+        """Add to what a group has."""
+        self._held.setdefault((group, suffix), []).append(array)
+        self._counts[group, suffix] += len(array)
+        self._bytes += array.nbytes
+        if self._bytes > HELD:
+            with files.disk_trouble(self._path):
+                self._spill()
+
+    def groups(self) -> list[Group]:
+        """All groups, in the order in which they are written."""
+        return sorted({group for group, _ in self._counts})
+
+    def count(self, group: Group, suffix: str) -> int:
+        """How many records, ids or signatures a group has."""
+        return self._counts[group, suffix]
+
+    def write(self, suffix: str) -> None:
+        """Write the part's file of that suffix, group after group, whole or not at all."""
+        final = self._path.with_name(f"{self._path.name}{suffix}")
+        beside = final.with_name(f"{files.TEMPORARY}{final.name}")
+        with open(beside, "wb") as file:
+            for group in self.groups():
+                if (group, suffix) in self._numbers:
+                    with open(self._place(group, suffix), "rb") as spilled:
+                        shutil.copyfileobj(spilled, file, files.CHUNK)
+                file.writelines(array.data for array in self._held.get((group, suffix), ()))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, final)
+
+    def _spill(self) -> None:
+        self._spilled.mkdir(exist_ok=True)
+        for (group, suffix), arrays in self._held.items():
+            self._numbers.setdefault((group, suffix), len(self._numbers))
+            with open(self._place(group, suffix), "ab") as file:
+                file.writelines(array.data for array in arrays)
+        self._held, self._bytes = {}, 0
+
+    def _place(self, group: Group, suffix: str) -> Path:
+        return self._spilled / f"{self._numbers[group, suffix]}{suffix}"
 
 
 class Signatures:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from megas2s import files
+from megas2s.data import parts
 from megas2s.data.parts import FOLDER, READ_IDS, Group, Parts, is_written, write_part
 from megas2s.data.tokenise import RECORD, Tokenised
 from megas2s.errors import BadData
@@ -36,20 +37,41 @@ def test_what_a_part_says_survives_a_power_cut(unflushed, staging):
     assert unflushed(staging) == set()
 
 
+def test_a_part_that_does_not_fit_memory_has_the_same_bytes(unflushed, staging, monkeypatch):
+    def blocks():
+        for number in range(20):
+            for language in ("sw", "en") if number % 3 else ("en",):
+                found = block(language, 3, number + 1, first=number * 50)
+                signatures = np.full((2, 128), number, np.uint32)
+                yield "train" if number % 4 else "heldout", "text", found._replace(signatures={language: signatures})
+
+    write_part(staging, "whole", blocks())
+    monkeypatch.setattr(parts, "HELD", 2000)
+    leftover = staging / FOLDER / ".tmp-spilled"
+    leftover.mkdir()
+    (leftover / "0.ids").write_bytes(b"of a run that was killed")
+    assert write_part(staging, "spilled", blocks()) == (66, 99)
+    for suffix in (".docs", ".ids", ".signs", ".json"):
+        whole, spilled = (staging / FOLDER / f"{name}{suffix}" for name in ("whole", "spilled"))
+        assert whole.read_bytes() == spilled.read_bytes()
+    assert unflushed(staging) == set()
+    assert not list((staging / FOLDER).glob(".tmp-*"))
+
+
 def test_groups_are_read_in_the_order_of_the_input(staging):
     write_part(staging, "b", [("train", "text", block("en", 2, 3)), ("train", "text", block("sw", 1, first=90))])
     write_part(staging, "a", [("train", "text", block("en", 4, first=5)), ("train", "text", block("en", 1, first=9))])
-    parts = Parts(staging, ["b", "a"], IDS)
+    found = Parts(staging, ["b", "a"], IDS)
     english, swahili = Group("train", "en", "text"), Group("train", "sw", "text")
-    assert set(parts.groups) == {english, swahili}
-    assert parts.documents == 5
-    assert parts.dropped == {("en", "empty"): 3, ("sw", "empty"): 1}
-    records = np.concatenate(list(parts.records(english)))
+    assert set(found.groups) == {english, swahili}
+    assert found.documents == 5
+    assert found.dropped == {("en", "empty"): 3, ("sw", "empty"): 1}
+    records = np.concatenate(list(found.records(english)))
     assert records["ordinal"].tolist() == [0, 1, 3, 4]
-    assert np.concatenate(list(parts.records(swahili)))["ordinal"].tolist() == [2]
+    assert np.concatenate(list(found.records(swahili)))["ordinal"].tolist() == [2]
     spans = [(0, 2), (4, 7), (9, 10)]
-    assert np.concatenate(list(parts.ids(english, spans))).tolist() == [0, 1, 4, 5, 6, 9]
-    assert np.concatenate(list(parts.ids(swahili, [(0, 1)]))).tolist() == [90]
+    assert np.concatenate(list(found.ids(english, spans))).tolist() == [0, 1, 4, 5, 6, 9]
+    assert np.concatenate(list(found.ids(swahili, [(0, 1)]))).tolist() == [90]
 
 
 def test_long_runs_are_read_some_at_a_time(staging):
@@ -61,9 +83,9 @@ def test_long_runs_are_read_some_at_a_time(staging):
 def test_lost_bytes_and_damage_are_said(staging):
     write_part(staging, "one", [("train", "text", block("en", 8))])
     (staging / FOLDER / "one.ids").write_bytes(b"\0" * 6)
-    parts = Parts(staging, ["one"], IDS)
+    found = Parts(staging, ["one"], IDS)
     with pytest.raises(BadData, match=r"one\.ids has lost bytes since it was written; remove .* and start again"):
-        list(parts.ids(Group("train", "en", "text"), [(0, 8)]))
+        list(found.ids(Group("train", "en", "text"), [(0, 8)]))
     (staging / FOLDER / "one.json").write_text("{")
     with pytest.raises(BadData, match=r"one\.json is damaged; remove it and start again"):
         Parts(staging, ["one"], IDS)

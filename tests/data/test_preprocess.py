@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import subprocess
@@ -322,7 +323,8 @@ def test_a_worker_that_dies_is_told_in_a_sentence(inputs, tmp_path):
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_with_the_input(tmp_path):
+@pytest.mark.parametrize(("suffix", "opened"), [(".txt", open), (".txt.gz", gzip.open)])
+def test_memory_does_not_grow_with_the_input(tmp_path, suffix, opened):
     program = """
 import resource, sys
 from pathlib import Path
@@ -332,9 +334,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
     peaks = []
     for megabytes in (5, 60):
-        path = tmp_path / f"{megabytes}" / "en.txt"
+        path = tmp_path / f"{megabytes}" / f"en{suffix}"
         path.parent.mkdir()
-        with open(path, "w") as file:
+        with opened(path, "wt") as file:
             file.writelines(f"{number:07d} " + "some text to read " * 20 + "\n" for number in range(2750 * megabytes))
         command = [sys.executable, "-c", program, str(path), str(tmp_path / f"out{megabytes}")]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(ROOT)])}
