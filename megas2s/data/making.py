@@ -23,6 +23,7 @@ from megas2s.data.inputs import InputFile
 from megas2s.data.parts import Group, Parts, is_written
 from megas2s.data.pieces import Piece, cut, digest_of, name_of, piece_bytes
 from megas2s.data.shards import FORMAT, SHARD_DOCUMENTS, SHARD_TOKENS, ShardEntry
+from megas2s.data.screen import Screen
 from megas2s.data.share import CLAIMS, Job, prepare
 from megas2s.data.staging import FOLDER, STATE, held, read_state, refuse_other_arguments
 from megas2s.data.tokenise import Encoder, Ids
@@ -78,6 +79,7 @@ class Making:
             raise BadConfig(f"{self.folder} is neither empty nor a corpus; name another folder")
         _refuse_empty(_empty_before(self.files), self._allow_empty)
         _refuse_unknown(self._choices.quotas, self.files)
+        Screen(self._choices.screening, None)  # an extra or a model that is missing is said before anything is written
         lock.enter_context(held(self.staging))
         state = read_state(self.staging)
         if state is None:

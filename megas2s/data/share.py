@@ -154,16 +154,21 @@ def _first_refusal(running: dict[Future[tuple[int, int]], int]) -> Refusal:
     return refusals[0][1]
 
 
-_STATE: list[tuple[Job, Means]] = []  # of a worker process: set once, when it starts
+_STATE: list[tuple[Job, Means | Refusal]] = []  # of a worker process: set once, when it starts
 
 
 def _begin(job: Job) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     end_with_parent()
-    _STATE.append((job, job.open()))
+    try:
+        _STATE.append((job, job.open()))
+    except Refusal as refusal:  # raised here it would end the process without a word; the first piece says it
+        _STATE.append((job, refusal))
 
 
 def _work(number: int) -> tuple[int, int]:
     job, means = _STATE[0]
+    if isinstance(means, Refusal):
+        raise means
     return _make(job, number, means, lambda *_: None)

@@ -16,7 +16,7 @@ from byte_tokenizer import Bytes, Deadly
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megas2s.data import assemble
+from megas2s.data import assemble, making
 from megas2s.data.clean import clean
 from megas2s.data.corpus import Corpus, verify_corpus
 from megas2s.data.documents import input_files
@@ -320,6 +320,20 @@ def test_no_documents_at_all_are_refused(tmp_path):
 def test_a_worker_that_dies_is_told_in_a_sentence(inputs, tmp_path):
     with pytest.raises(Exception, match="a worker process was killed, perhaps for want of memory"):
         make(inputs, tmp_path / "out", tokenizer=TOKENIZER._replace(load=Deadly), workers=2, piece_size=50)
+
+
+def test_a_model_that_is_missing_is_said_before_anything_is_written(inputs, tmp_path):
+    absent = Choices(screening=Screening(identify=0.8, language_model=str(tmp_path / "absent.bin")))
+    with pytest.raises(BadConfig, match=r"there is no model of languages at .*absent\.bin"):
+        make(inputs, tmp_path / "out", choices=absent, workers=2, piece_size=50)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_worker_process_refuses_when_it_starts_is_said(inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr(making, "Screen", lambda *_: None)  # as on the first rank's host, which has all it needs
+    absent = Choices(screening=Screening(identify=0.8, language_model=str(tmp_path / "absent.bin")))
+    with pytest.raises(BadConfig, match=r"there is no model of languages at .*absent\.bin"):
+        make(inputs, tmp_path / "out", choices=absent, workers=2, piece_size=50)
 
 
 @pytest.mark.slow
