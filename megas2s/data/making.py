@@ -22,8 +22,8 @@ from megas2s.data.documents import bytes_to_read
 from megas2s.data.inputs import InputFile
 from megas2s.data.parts import Group, Parts, is_written
 from megas2s.data.pieces import Piece, cut, digest_of, name_of, piece_bytes
-from megas2s.data.shards import FORMAT, SHARD_DOCUMENTS, SHARD_TOKENS, ShardEntry
 from megas2s.data.screen import Screen
+from megas2s.data.shards import FORMAT, SHARD_DOCUMENTS, SHARD_TOKENS, ShardEntry
 from megas2s.data.share import CLAIMS, Job, prepare
 from megas2s.data.staging import FOLDER, STATE, held, read_state, refuse_other_arguments
 from megas2s.data.tokenise import Encoder, Ids

@@ -38,3 +38,7 @@ def texts(corpus, split="train", language=None):
                 assert shard.tokens[end - 1] == SEPARATOR
                 found.append(bytes((shard.tokens[start : end - 1] - FIRST).astype(np.uint8)).decode())
     return found
+
+
+def content(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

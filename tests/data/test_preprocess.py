@@ -7,8 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -24,16 +22,11 @@ from megas2s.data.inputs import Inputs
 from megas2s.data.pieces import cut, name_of
 from megas2s.data.preprocess import Choices, CorpusTokenizer
 from megas2s.data.screen import Screening
-from megas2s.data.team import _attempt, _opened
-from megas2s.errors import BadConfig, BadData, DiskTrouble, Refusal
+from megas2s.errors import BadConfig, BadData, DiskTrouble
 
-from .byte_corpus import KEEP_ALL, TOKENIZER, make, texts
+from .byte_corpus import KEEP_ALL, TOKENIZER, content, make, texts
 
 ROOT = Path(__file__).parents[2]
-
-
-def content(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_documents_come_out_as_they_went_in(tmp_path):
@@ -71,90 +64,6 @@ def test_workers_and_blocks_change_no_byte(inputs, tmp_path, choices):
     make(inputs, tmp_path / "two", choices=choices, block_size=50, piece_size=300, workers=2)
     for other in ("blocks", "pieces", "two"):
         assert content(tmp_path / "one") == content(tmp_path / other)
-
-
-class Threads:
-    """Ranks that are threads of this process."""
-
-    def __init__(self, rank: int, size: int, shared: dict, barrier: threading.Barrier) -> None:
-        self.rank, self.size = rank, size
-        self._shared, self._barrier = shared, barrier
-
-    def told(self, work):
-        if self.rank == 0:
-            self._shared["told"] = _attempt(work)
-        self._barrier.wait()
-        answer = self._shared["told"]
-        self._barrier.wait()
-        return _opened(answer)
-
-    def together(self, work):
-        own = _attempt(work)
-        self._shared[self.rank] = own
-        self._barrier.wait()
-        answers = [self._shared[rank] for rank in range(self.size)]
-        self._barrier.wait()
-        for answer in answers:
-            _opened(answer)
-        return own["value"]
-
-
-def by_ranks(size, make_one):
-    """What `make_one(rank, team)` gives, or the refusal, which must be one and the same on so many ranks."""
-    shared, barrier = {}, threading.Barrier(size, timeout=60)
-
-    def one(rank):
-        try:
-            return make_one(rank, Threads(rank, size, shared, barrier))
-        except Refusal as refusal:
-            return f"{type(refusal).__name__}: {refusal}"
-
-    with ThreadPoolExecutor(size) as pool:
-        found = list(pool.map(one, range(size)))
-    assert len({str(each) for each in found}) == 1, found
-    return found[0]
-
-
-def make_by_ranks(size, inputs, folder, **settings):
-    """The corpus, or the refusal that every rank met, of so many ranks."""
-    return by_ranks(size, lambda rank, team: make(inputs, folder, team=team, **settings))
-
-
-@pytest.mark.parametrize("size", [2, 3, 7])
-def test_the_number_of_ranks_changes_no_byte(inputs, tmp_path, size, monkeypatch):
-    monkeypatch.setattr(assemble, "SHARD_TOKENS", 100)
-    choices = Choices(held_out=0.2)
-    make(inputs, tmp_path / "one", choices=choices)
-    corpus = make_by_ranks(size, inputs, tmp_path / "ranks", choices=choices, piece_size=200)
-    assert content(tmp_path / "one") == content(tmp_path / "ranks")
-    assert make_by_ranks(size, inputs, tmp_path / "ranks", choices=choices) == corpus
-
-
-def test_what_one_rank_refuses_all_are_told(inputs, tmp_path):
-    (inputs / "it.txt").write_bytes(b"uno\n\xff\n")
-    said = make_by_ranks(3, inputs, tmp_path / "out", piece_size=100)
-    assert said.endswith("it.txt, line 2: invalid UTF-8; repair it, or use --invalid-utf8 drop")
-    (inputs / "it.txt").write_bytes(b"uno\ndue\n")
-    assert texts(make_by_ranks(2, inputs, tmp_path / "out", piece_size=100), language="it") == ["uno", "due"]
-
-
-def test_a_rank_that_does_not_see_what_the_others_see_ends_all_in_one_sentence(inputs, tmp_path):
-    elsewhere = tmp_path / "elsewhere"
-    said = by_ranks(3, lambda rank, team: make(elsewhere if rank == 2 else inputs, tmp_path / "out", team=team))
-    assert said == f"BadData: there is no file or folder {elsewhere}; a Hugging Face dataset is named with --dataset"
-    absent = Choices(screening=Screening(evaluation=(str(elsewhere),)))
-    said = by_ranks(
-        2, lambda rank, team: make(inputs, tmp_path / "out", team=team, choices=absent if rank else KEEP_ALL)
-    )
-    assert said.startswith(f"BadData: {elsewhere}: no evaluation file here")
-    folders = [tmp_path / "first", tmp_path / "second"]
-    said = by_ranks(2, lambda rank, team: make(inputs, folders[rank], team=team))
-    assert said.endswith(f"does not see {folders[1]} as the first rank's host does; let all hosts share it")
-    for folder in folders:
-        make(inputs, folder)
-    (folders[1] / "corpus.json").unlink()
-    said = by_ranks(2, lambda rank, team: make(inputs, folders[rank], team=team))
-    assert said.endswith(f"does not see {folders[1]} as the first rank's host does; let all hosts share it")
 
 
 class Interruption(Exception):
