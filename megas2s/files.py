@@ -91,7 +91,7 @@ def sync_folder(folder: Path) -> None:
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it where they are missing, and flush the entry of each new one."""
     if not folder.is_dir():
-        if folder.exists():
+        if folder.exists() and not folder.is_dir():  # asked again: another process may have made it in between
             raise DiskTrouble(f"{folder} is a file where a folder is needed; name another place, or move it away")
         make_folder(folder.parent)
         folder.mkdir(exist_ok=True)

@@ -1,5 +1,6 @@
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
@@ -58,6 +59,20 @@ def test_a_folder_that_takes_entries_and_cannot_be_read_is_flushed_with_everythi
     files.make_folder(drop / "run" / "logs")
     assert (drop / "run" / "logs").is_dir()
     assert synced == [True], "after the entry was made"
+
+
+def test_a_folder_that_another_process_makes_meanwhile_is_there(tmp_path, monkeypatch):
+    folder, is_dir = tmp_path / "made", Path.is_dir
+
+    def made_after_the_question(path):
+        found = is_dir(path)
+        if path == folder and not found:
+            folder.mkdir()
+        return found
+
+    monkeypatch.setattr(Path, "is_dir", made_after_the_question)
+    files.make_folder(folder)
+    assert folder.exists()
 
 
 def test_publishing_again_replaces(published):
