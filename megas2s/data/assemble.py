@@ -14,10 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from megas2s.data.arrays import load_array, save_array
 from megas2s.data.choice import Choice
 from megas2s.data.parts import Group, Parts
 from megas2s.data.shards import SHARD_DOCUMENTS, SHARD_TOKENS, ShardEntry, ShardMeta, entry_of, write_shard
-from megas2s.files import disk_trouble, make_folder
+from megas2s.files import disk_trouble, make_folder, sync_folder
 
 PLANS = "plans"
 
@@ -43,8 +44,9 @@ def write_plans(choice: Choice, staging: Path) -> list[ShardPlan]:
         make_folder(folder)
         plans: list[ShardPlan] = []
         for plan, documents in _shards(choice):
-            np.save(folder / f"{len(plans):06d}.npy", documents)
+            save_array(folder / f"{len(plans):06d}.npy", documents)
             plans.append(plan)
+        sync_folder(folder)
     return plans
 
 
@@ -56,7 +58,7 @@ def write_shard_of(
     meta = ShardMeta(language=group.language, source=group.source, fingerprint=fingerprint, separator=separator)
     if path.is_file():  # a shard appears whole, and its content follows from what is staged
         return entry_of(path, plan.documents, plan.tokens, meta)
-    starts, lengths = np.load(staging / PLANS / f"{index:06d}.npy", allow_pickle=False)
+    starts, lengths = load_array(staging / PLANS / f"{index:06d}.npy", corpus)
     return write_shard(path, lengths, parts.ids(group, _runs(starts, lengths)), dtype=parts.dtype, meta=meta)
 
 

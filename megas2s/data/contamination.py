@@ -21,9 +21,10 @@ import pyarrow.csv
 import pyarrow.parquet
 import zstandard
 
+from megas2s.data.arrays import load_array, save_array
 from megas2s.data.words import grams
 from megas2s.errors import BadData
-from megas2s.files import disk_trouble
+from megas2s.files import disk_trouble, sync_folder
 
 WORDS = 13
 SUFFIXES = (".txt", ".jsonl", ".csv", ".parquet", ".txt.gz", ".jsonl.gz", ".txt.zst", ".jsonl.zst")
@@ -35,7 +36,7 @@ class Contamination:
     """The runs of words of evaluation files, as `write_grams` left them."""
 
     def __init__(self, path: Path) -> None:
-        self._grams = np.load(path, mmap_mode="r", allow_pickle=False)
+        self._grams = load_array(path, path.parent.parent, mode="r")  # it lies in the corpus' .staging
 
     def taints(self, text: str) -> bool:
         """Whether the text has 13 words in a row that an evaluation text has."""
@@ -83,7 +84,8 @@ def write_grams(files: Sequence[Path], path: Path) -> int:
         found = [np.unique(np.concatenate(found))] if found else []
     hashes = found[0] if found else np.empty(0, np.uint64)
     with disk_trouble(path):
-        np.save(path, hashes)
+        save_array(path, hashes)
+        sync_folder(path.parent)
     log.info(
         "%d evaluation texts in %d files: %d runs of %d words to look for; %d texts are too short to be found",
         texts,

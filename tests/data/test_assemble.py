@@ -7,6 +7,7 @@ import pytest
 from megas2s.data import assemble
 from megas2s.data.inputs import Inputs
 from megas2s.data.preprocess import Choices
+from megas2s.errors import BadData
 
 from .byte_corpus import make, texts
 
@@ -77,3 +78,16 @@ def test_sources_of_one_language_stay_apart(tmp_path):
         ("books", "books-00000.arrow"),
         ("web", "web-00000.arrow"),
     ]
+
+
+def test_plans_survive_a_power_cut_and_damage_is_said(unflushed, inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr(assemble, "write_shard", lambda *_, **__: pytest.fail("stopped here"))
+    with pytest.raises(pytest.fail.Exception):
+        make(inputs, tmp_path / "out")
+    staging = tmp_path / "out" / ".staging"
+    assert not {path for path in unflushed(staging) if path.startswith("plans")}
+    monkeypatch.undo()
+    plans = staging / "plans"
+    (plans / "000001.npy").write_bytes(b"")
+    with pytest.raises(BadData, match=rf"000001\.npy is damaged; remove {tmp_path}/out and start again"):
+        make(inputs, tmp_path / "out")

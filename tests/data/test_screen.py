@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from megas2s import files
 from megas2s.data import dedup, near
 from megas2s.data.contamination import Contamination, evaluation_files, write_grams
 from megas2s.data.identify import Identifier
@@ -61,12 +62,23 @@ def test_evaluation_text_is_read_from_every_format(tmp_path):
         file.write(json.dumps([found["b.jsonl.gz"]]))
     (tmp_path / "c.csv").write_text(f'id,text\n1,"{found["c.csv"]}"\n')
     pa.parquet.write_table(pa.table({"n": [1], "text": [found["d.parquet"]]}), tmp_path / "d.parquet")
-    files = evaluation_files([str(tmp_path)])
-    assert [file.name for file in files] == sorted(found)
-    assert write_grams(files, tmp_path / "grams.npy") == 4
+    read = evaluation_files([str(tmp_path)])
+    assert [file.name for file in read] == sorted(found)
+    assert write_grams(read, tmp_path / "grams.npy") == 4
     contamination = Contamination(tmp_path / "grams.npy")
     assert all(contamination.taints(f"x {text} y") for text in found.values())
     assert not contamination.taints(sentence(draw, 500))
+
+
+def test_runs_of_evaluation_text_survive_a_power_cut_and_damage_is_said(unflushed, tmp_path):
+    staging = tmp_path / "corpus" / ".staging"
+    files.make_folder(staging)
+    (tmp_path / "test.txt").write_text(sentence(random.Random(2), 30))
+    write_grams([tmp_path / "test.txt"], staging / "grams.npy")
+    assert unflushed(tmp_path / "corpus") == set()
+    (staging / "grams.npy").write_bytes((staging / "grams.npy").read_bytes()[:-8])
+    with pytest.raises(BadData, match=rf"grams\.npy is damaged; remove {tmp_path}/corpus and start again"):
+        Contamination(staging / "grams.npy")
 
 
 @pytest.mark.parametrize(("name", "content"), [("a.jsonl", "{"), ("a.parquet", "text"), ("a.txt.gz", "text")])
