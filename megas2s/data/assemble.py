@@ -3,11 +3,12 @@
     plans = write_plans(choice, staging)   every shard to be, and which documents it has; by one process
     write_shard_of(plans[i], ...)          one of them, by whoever wants to
 
-Shards are cut by counts alone, so a run that is interrupted here finds the shards that are there already.
+Shards are cut by counts alone, so a run that is interrupted here goes on with those that have no entry yet.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -17,10 +18,11 @@ import numpy as np
 from megas2s.data.arrays import load_array, save_array
 from megas2s.data.choice import Choice
 from megas2s.data.parts import Group, Parts
-from megas2s.data.shards import SHARD_DOCUMENTS, SHARD_TOKENS, ShardEntry, ShardMeta, entry_of, write_shard
-from megas2s.files import disk_trouble, make_folder, sync_folder
+from megas2s.data.shards import SHARD_DOCUMENTS, SHARD_TOKENS, ShardEntry, ShardMeta, write_shard
+from megas2s.files import disk_trouble, hash_file, make_folder, read_json, sync_folder, write_json
 
 PLANS = "plans"
+ENTRIES = "entries"  # what `corpus.json` will say of each shard
 
 
 class ShardPlan(NamedTuple):
@@ -53,13 +55,36 @@ def write_plans(choice: Choice, staging: Path) -> list[ShardPlan]:
 def write_shard_of(
     plan: ShardPlan, index: int, parts: Parts, corpus: Path, staging: Path, *, fingerprint: str, separator: int
 ) -> ShardEntry:
-    """Write the shard of a plan, the one of that index, unless it is there."""
+    """Write the shard of a plan, the one of that index, and last its entry, unless both are there and agree."""
     path, group = plan.path(corpus), plan.group
+    known = _known(plan, index, corpus, staging)
+    if known is not None:
+        return known
     meta = ShardMeta(language=group.language, source=group.source, fingerprint=fingerprint, separator=separator)
-    if path.is_file():  # a shard appears whole, and its content follows from what is staged
-        return entry_of(path, plan.documents, plan.tokens, meta)
     starts, lengths = load_array(staging / PLANS / f"{index:06d}.npy", corpus)
-    return write_shard(path, lengths, parts.ids(group, _runs(starts, lengths)), dtype=parts.dtype, meta=meta)
+    entry = write_shard(path, lengths, parts.ids(group, _runs(starts, lengths)), dtype=parts.dtype, meta=meta)
+    write_json(_entry_place(staging, index), {**dataclasses.asdict(entry), "path": str(path)})
+    return entry
+
+
+def read_entry(plan: ShardPlan, index: int, corpus: Path, staging: Path) -> ShardEntry:
+    """What `corpus.json` will say of a shard that has been written."""
+    return ShardEntry(**{**read_json(_entry_place(staging, index)), "path": plan.path(corpus)})
+
+
+def _entry_place(staging: Path, index: int) -> Path:
+    return staging / ENTRIES / f"{index:06d}.json"
+
+
+def _known(plan: ShardPlan, index: int, corpus: Path, staging: Path) -> ShardEntry | None:
+    """The entry of a shard that an interrupted run has written, if the file is what the entry says."""
+    try:
+        entry = read_entry(plan, index, corpus, staging)
+        size = entry.path.stat().st_size
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+    planned = (entry.documents, entry.tokens) == (plan.documents, plan.tokens)
+    return entry if planned and size == entry.bytes and hash_file(entry.path) == entry.sha256 else None
 
 
 def _shards(choice: Choice) -> Iterator[tuple[ShardPlan, np.ndarray]]:

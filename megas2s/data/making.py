@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import shutil
 import socket
@@ -12,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from megas2s.data.assemble import ShardPlan, write_plans, write_shard_of
+from megas2s.data.assemble import ENTRIES, ShardPlan, read_entry, write_plans, write_shard_of
 from megas2s.data.choice import Choice, Choices, Tally
 from megas2s.data.contamination import digest_of as digest_of_texts
 from megas2s.data.contamination import evaluation_files, write_grams
@@ -32,7 +31,6 @@ from megas2s.files import disk_trouble, make_folder, read_json, write_json
 from megas2s.spec import plain
 
 GRAMS = "grams.npy"
-ENTRIES = "entries"  # what `corpus.json` will say of each shard
 MOST_THREADS = 8
 
 log = logging.getLogger(__name__)
@@ -165,8 +163,6 @@ class Making:
                 fingerprint=self._tokenizer.fingerprint,
                 separator=self._tokenizer.ids.separator,
             )
-            facts = {**dataclasses.asdict(entry), "path": str(entry.path)}
-            write_json(self.staging / ENTRIES / f"{index:06d}.json", facts)
             return entry.tokens
 
         with disk_trouble(self.staging):
@@ -183,8 +179,7 @@ class Making:
         state = read_json(self.staging / STATE)
         entries: dict[str, list[ShardEntry]] = {"train": [], "heldout": []}
         for index, plan in enumerate(self._plans()):
-            facts = read_json(self.staging / ENTRIES / f"{index:06d}.json")
-            entries[plan.split].append(ShardEntry(**{**facts, "path": plan.path(self.folder)}))
+            entries[plan.split].append(read_entry(plan, index, self.folder, self.staging))
         if (self.folder / TOKENIZER).exists():
             shutil.rmtree(self.folder / TOKENIZER)
         self._tokenizer.copy_to(self.folder / TOKENIZER)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from megas2s.data import assemble
+from megas2s.data import assemble, making
 from megas2s.data.inputs import Inputs
 from megas2s.data.preprocess import Choices
 from megas2s.errors import BadData
 
-from .byte_corpus import make, texts
+from .byte_corpus import content, make, texts
 
 
 def test_the_first_of_equal_documents_stays(inputs, tmp_path):
@@ -78,6 +78,33 @@ def test_sources_of_one_language_stay_apart(tmp_path):
         ("books", "books-00000.arrow"),
         ("web", "web-00000.arrow"),
     ]
+
+
+@pytest.mark.parametrize("entry", ["kept", "removed"])
+def test_a_shard_that_is_not_what_its_entry_says_is_written_again(inputs, tmp_path, monkeypatch, entry):
+    make(inputs, tmp_path / "straight")
+    monkeypatch.setattr(making.Making, "finish", lambda _: pytest.fail("stopped here"))
+    with pytest.raises(pytest.fail.Exception):
+        make(inputs, tmp_path / "out")
+    monkeypatch.undo()
+    damaged, alien = sorted((tmp_path / "out" / "train").rglob("*.arrow"))[:2]
+    size = damaged.stat().st_size
+    damaged.write_bytes(b"\0" * size)
+    alien.write_bytes(b"of somebody else")
+    if entry == "removed":
+        for path in (tmp_path / "out" / ".staging" / "entries").iterdir():
+            path.unlink()
+    make(inputs, tmp_path / "out")
+    assert content(tmp_path / "out") == content(tmp_path / "straight")
+
+
+def test_shards_that_an_interrupted_run_has_written_are_not_written_again(inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr(making.Making, "finish", lambda _: pytest.fail("stopped here"))
+    with pytest.raises(pytest.fail.Exception):
+        make(inputs, tmp_path / "out")
+    monkeypatch.undo()
+    monkeypatch.setattr(assemble, "write_shard", lambda *_, **__: pytest.fail("all are there"))
+    assert len(make(inputs, tmp_path / "out").entries["train"]) == 3
 
 
 def test_plans_survive_a_power_cut_and_damage_is_said(unflushed, inputs, tmp_path, monkeypatch):
