@@ -53,3 +53,4 @@ class InputFile:
     bytes: int  # on disk; 0 where that is not known
     shard: int  # of a dataset; 0 for files
     inputs: Inputs
+    sample: str = ""  # a hash of a file's first and last bytes, where somebody has looked (`pieces.sampled`)

@@ -20,7 +20,7 @@ from megas2s.data.decode import BEYOND_QUOTA, DUPLICATE, NEAR_DUPLICATE
 from megas2s.data.documents import bytes_to_read
 from megas2s.data.inputs import InputFile
 from megas2s.data.parts import Group, Parts, is_written
-from megas2s.data.pieces import Piece, cut, digest_of, name_of, piece_bytes
+from megas2s.data.pieces import Piece, cut, digest_of, name_of, piece_bytes, sampled
 from megas2s.data.screen import Screen
 from megas2s.data.shards import FORMAT, SHARD_DOCUMENTS, SHARD_TOKENS, ShardEntry
 from megas2s.data.share import CLAIMS, Job, prepare
@@ -58,8 +58,8 @@ class Making:
     ) -> None:
         self.folder = folder
         self.staging = folder / FOLDER
-        self.files = inputs
-        self.digest = digest_of(inputs)
+        self.files = sampled(inputs)
+        self.digest = digest_of(self.files)
         self.pieces: list[Piece] = []
         self.names: list[str] = []
         self._tokenizer = tokenizer

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from megas2s.data.decode import decode
 from megas2s.data.documents import input_files, read_blocks, read_documents
 from megas2s.data.inputs import Inputs
-from megas2s.data.pieces import FEW, LARGEST, SMALLEST, USUAL, cut, name_of, piece_bytes
+from megas2s.data.pieces import FEW, LARGEST, SAMPLE, SMALLEST, USUAL, cut, name_of, piece_bytes, sampled
 from megas2s.errors import BadData
 
 CHARACTERS = st.characters(codec="utf-8", exclude_characters="\n\r\x00\x0b\x85")
@@ -59,6 +59,24 @@ def test_small_files_share_a_piece_and_large_ones_have_many(tmp_path):
         [("c/en.txt", 1000, None)],
     ]
     assert len({name_of(piece) for piece in pieces}) == 3
+
+
+@pytest.mark.parametrize("size", [10, SAMPLE, SAMPLE + 7, 5 * SAMPLE])
+def test_a_file_is_known_by_its_head_and_tail(tmp_path, size):
+    path = tmp_path / "en.txt"
+
+    def name():
+        (piece,) = cut(sampled(input_files(Inputs(paths=(str(path),)))), 1 << 30)
+        return name_of(piece)
+
+    names = set()
+    for place in (None, 0, size - 1, min(size, SAMPLE) - 1):
+        content = bytearray(b"a" * size)
+        if place is not None:
+            content[place] = ord("b")
+        path.write_bytes(content)
+        names.add(name())
+    assert len(names) == (4 if size > SAMPLE else 3)  # in a short file the last two places are one
 
 
 def test_a_mistake_far_into_a_file_is_named_by_its_line(tmp_path):

@@ -19,7 +19,7 @@ from megas2s.data.clean import clean
 from megas2s.data.corpus import Corpus, verify_corpus
 from megas2s.data.documents import input_files
 from megas2s.data.inputs import Inputs
-from megas2s.data.pieces import cut, name_of
+from megas2s.data.pieces import cut, name_of, sampled
 from megas2s.data.preprocess import Choices, CorpusTokenizer
 from megas2s.data.screen import Screening
 from megas2s.errors import BadConfig, BadData, DiskTrouble
@@ -120,7 +120,7 @@ def test_a_failed_write_of_a_shard_loses_nothing(inputs, tmp_path, monkeypatch):
 
 def test_a_part_that_a_run_left_unfinished_does_not_count(inputs, tmp_path):
     make(inputs, tmp_path / "straight")
-    (piece,) = cut(input_files(Inputs(paths=(str(inputs),))), 1 << 20)
+    (piece,) = cut(sampled(input_files(Inputs(paths=(str(inputs),)))), 1 << 20)
     leftover = tmp_path / "out" / ".staging" / "parts" / f"{name_of(piece)}.ids"
     leftover.parent.mkdir(parents=True)
     leftover.write_bytes(b"\1" * 7)
@@ -173,6 +173,19 @@ def test_a_file_that_changes_before_is_read_again(inputs, tmp_path):
     make(inputs, tmp_path / "out")
     make(inputs, tmp_path / "straight")
     assert content(tmp_path / "out") == content(tmp_path / "straight")
+
+
+def test_a_file_that_is_edited_and_keeps_its_size_is_noticed(inputs, tmp_path):
+    (inputs / "ja.txt").write_bytes(b"\xff\n")
+    with pytest.raises(BadData, match="invalid UTF-8"):
+        make(inputs, tmp_path / "out", piece_size=300)
+    (inputs / "ja.txt").unlink()
+    edited = inputs / "de.txt"
+    edited.write_bytes(edited.read_bytes().replace(b"number 7\n", b"number X\n"))
+    assert "de text number X" in texts(make(inputs, tmp_path / "out"), language="de")
+    edited.write_bytes(edited.read_bytes().replace(b"number X\n", b"number Y\n"))
+    with pytest.raises(BadConfig, match="of other inputs"):
+        make(inputs, tmp_path / "out")
 
 
 def test_a_bad_file_can_be_repaired_and_the_run_goes_on(inputs, tmp_path):

@@ -5,10 +5,14 @@ from __future__ import annotations
 import pytest
 
 from megas2s.data import assemble
+from megas2s.data.documents import input_files
+from megas2s.data.inputs import Inputs
+from megas2s.data.making import Making
 from megas2s.data.preprocess import Choices
 from megas2s.data.screen import Screening
+from megas2s.errors import BadData
 
-from .byte_corpus import KEEP_ALL, content, make, texts
+from .byte_corpus import KEEP_ALL, TOKENIZER, content, make, texts
 from .ranks import by_ranks, make_by_ranks
 
 
@@ -47,3 +51,13 @@ def test_a_rank_that_does_not_see_what_the_others_see_ends_all_in_one_sentence(i
     (folders[1] / "corpus.json").unlink()
     said = by_ranks(2, lambda rank, team: make(inputs, folders[rank], team=team))
     assert said.endswith(f"does not see {folders[1]} as the first rank's host does; let all hosts share it")
+
+
+def test_hosts_with_other_content_under_the_same_names_are_refused(inputs, tmp_path):
+    def seen():
+        return Making(tmp_path / "out", input_files(Inputs(paths=(str(inputs),))), TOKENIZER, KEEP_ALL, False)
+
+    first = seen()
+    (inputs / "de.txt").write_bytes((inputs / "de.txt").read_bytes().replace(b"7", b"9"))
+    with pytest.raises(BadData, match="sees other input files than the first rank's host"):
+        seen().check_same({"digest": first.digest})
