@@ -197,6 +197,7 @@ class Parts:
 
     def __init__(self, staging: Path, names: Sequence[str], dtype: np.dtype[np.unsignedinteger]) -> None:
         self.folder = staging / FOLDER
+        self._corpus = staging.parent
         self.dtype = dtype
         self.documents = 0
         self.dropped: Counter[tuple[str, str]] = Counter()
@@ -218,7 +219,7 @@ class Parts:
         row = 0
         for group in sorted(self.groups):
             for extent in self.groups[group]:
-                with open(self.folder / f"{extent.part}.signs", "rb") as file:
+                with self._opened(extent, ".signs") as file:
                     file.seek(extent.first_document * NUMBERS * 4)
                     for ordinals in (records["ordinal"] for records in self._records(extent)):
                         numbers = self._read(file, np.dtype(np.uint32), len(ordinals) * NUMBERS)
@@ -233,25 +234,32 @@ class Parts:
             while start < stop:
                 number = int(np.searchsorted(ends, start, side="right"))
                 extent, end = extents[number], int(ends[number])
-                with open(self.folder / f"{extent.part}.ids", "rb") as file:
+                with self._opened(extent, ".ids") as file:
                     file.seek((extent.first_id + start - (end - extent.ids)) * self.dtype.itemsize)
                     for position in range(start, min(stop, end), READ_IDS):
                         yield self._read(file, self.dtype, min(READ_IDS, min(stop, end) - position))
                 start = end
 
     def _records(self, extent: Extent) -> Iterator[np.ndarray]:
-        with open(self.folder / f"{extent.part}.docs", "rb") as file:
+        with self._opened(extent, ".docs") as file:
             file.seek(extent.first_document * RECORD.itemsize)
             for done in range(0, extent.documents, READ_DOCUMENTS):
                 found = self._read(file, RECORD, min(READ_DOCUMENTS, extent.documents - done))
                 found["ordinal"] += np.uint64(extent.ordinal)
                 yield found
 
+    def _opened(self, extent: Extent, suffix: str) -> BinaryIO:
+        path = self.folder / f"{extent.part}{suffix}"
+        try:
+            return open(path, "rb")
+        except FileNotFoundError:
+            raise BadData(f"{path} is missing or damaged; remove {self._corpus} and start again") from None
+
     def _read(self, file: BinaryIO, dtype: np.dtype[Any], count: int) -> np.ndarray:
         found: np.ndarray = np.fromfile(file, dtype, count)
         if len(found) < count:
             raise BadData(
-                f"{file.name} has lost bytes since it was written; remove {self.folder.parent} and start again"
+                f"{file.name} has lost bytes since it was written; remove {self._corpus} and start again"
             )
         return found
 
@@ -259,8 +267,8 @@ class Parts:
         path = self.folder / f"{name}.json"
         try:
             facts = files.read_json(path)
-        except ValueError:
-            raise BadData(f"{path} is damaged; remove it and start again") from None
+        except (FileNotFoundError, ValueError):
+            raise BadData(f"{path} is missing or damaged; remove {self._corpus} and start again") from None
         first_document = first_id = 0
         for *group, documents, ids in facts["groups"]:
             extent = Extent(name, first_document, documents, first_id, ids, self.documents)
