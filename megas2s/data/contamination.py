@@ -27,6 +27,7 @@ from megas2s.errors import BadData
 from megas2s.files import disk_trouble, sync_folder
 
 WORDS = 13
+FEW = 5  # names that are listed
 SUFFIXES = (".txt", ".jsonl", ".csv", ".parquet", ".txt.gz", ".jsonl.gz", ".txt.zst", ".jsonl.zst")
 
 log = logging.getLogger(__name__)
@@ -49,12 +50,19 @@ class Contamination:
 
 
 def evaluation_files(paths: Sequence[str]) -> list[Path]:
-    """The files named, and those in the folders named, by name; raises BadData where there are none."""
+    """The files named, and those in the folders named, by name; raises BadData where there are none.
+
+    Files of a folder that cannot be read are told of: their texts will not be looked for.
+    """
     found: list[Path] = []
     for path in map(Path, paths):
-        inside = [path] if path.is_file() else sorted(each for each in path.rglob("*") if _suffix(each))
-        if not inside or not _suffix(inside[0]):
+        files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
+        inside = [each for each in files if _suffix(each)]
+        others = [str(each.relative_to(path)) for each in files if not _suffix(each)]
+        if not inside:
             raise BadData(f"{path}: no evaluation file here; known are {', '.join(SUFFIXES)}, and folders of them")
+        if others:
+            log.info("%s: files that are not read as evaluation text: %d (%s)", path, len(others), _listed(others))
         found += inside
     return sorted(set(found))
 
@@ -95,6 +103,10 @@ def write_grams(files: Sequence[Path], path: Path) -> int:
         short,
     )
     return len(hashes)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:FEW]) + (", ..." if len(names) > FEW else "")
 
 
 def _suffix(path: Path) -> str | None:

@@ -2,7 +2,8 @@
 
     words("Où est-il ? 東京です。")   ["où", "est", "il", "東", "京", "で", "す"]
 
-Case and punctuation say nothing here. In scripts that part no words by spaces every letter counts as a word.
+Case, punctuation and how Unicode composes a letter (NFKC) say nothing here. In scripts that part no words by spaces
+every letter counts as a word.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ def _word() -> re.Pattern[str]:
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, case folded."""
-    return _word().findall(text.casefold())
+    """The words of a text, composed alike and case folded."""
+    return _word().findall(unicodedata.normalize("NFKC", text).casefold())
 
 
 def grams(text: str, size: int) -> np.ndarray:

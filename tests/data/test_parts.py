@@ -81,17 +81,18 @@ def test_long_runs_are_read_some_at_a_time(staging):
 
 
 def test_lost_bytes_and_damage_are_said(staging):
+    advice = f"remove {staging.parent} and start again"
     write_part(staging, "one", [("train", "text", block("en", 8))])
     (staging / FOLDER / "one.ids").write_bytes(b"\0" * 6)
     found = Parts(staging, ["one"], IDS)
-    with pytest.raises(BadData, match=rf"one\.ids has lost bytes since it was written; remove {staging.parent} and start again"):
+    with pytest.raises(BadData, match=rf"one\.ids has lost bytes since it was written; {advice}"):
         list(found.ids(Group("train", "en", "text"), [(0, 8)]))
     (staging / FOLDER / "one.ids").unlink()
-    with pytest.raises(BadData, match=rf"one\.ids is missing or damaged; remove {staging.parent} and start again"):
+    with pytest.raises(BadData, match=rf"one\.ids is missing or damaged; {advice}"):
         list(found.ids(Group("train", "en", "text"), [(0, 8)]))
     (staging / FOLDER / "one.json").write_text("{")
-    with pytest.raises(BadData, match=rf"one\.json is missing or damaged; remove {staging.parent} and start again"):
+    with pytest.raises(BadData, match=rf"one\.json is missing or damaged; {advice}"):
         Parts(staging, ["one"], IDS)
     (staging / FOLDER / "one.json").unlink()
-    with pytest.raises(BadData, match=rf"one\.json is missing or damaged; remove {staging.parent} and start again"):
+    with pytest.raises(BadData, match=rf"one\.json is missing or damaged; {advice}"):
         Parts(staging, ["one"], IDS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import unicodedata
 
 import numpy as np
 import pyarrow as pa
@@ -93,6 +94,24 @@ def test_a_name_without_evaluation_files_is_refused(tmp_path):
     for path in (tmp_path, tmp_path / "absent", tmp_path / "a.doc"):
         with pytest.raises(BadData, match="no evaluation file here"):
             evaluation_files([str(path)])
+
+
+def test_files_of_a_folder_that_are_not_read_are_named(tmp_path, caplog):
+    for name in ("a.txt", *(f"{number}.xml" for number in range(7)), "b.jsonl.bz2"):
+        (tmp_path / name).write_text("text")
+    with caplog.at_level("INFO"):
+        assert [path.name for path in evaluation_files([str(tmp_path)])] == ["a.txt"]
+    assert caplog.messages == [
+        f"{tmp_path}: files that are not read as evaluation text: 8 (0.xml, 1.xml, 2.xml, 3.xml, 4.xml, ...)"
+    ]
+
+
+def test_evaluation_text_is_found_however_it_is_composed(tmp_path):
+    text = " ".join(f"été{number} ﬁn" for number in range(7))
+    (tmp_path / "test.txt").write_text(unicodedata.normalize("NFD", text))
+    write_grams([tmp_path / "test.txt"], tmp_path / "grams.npy")
+    for form in ("NFC", "NFD", "NFKC"):
+        assert Contamination(tmp_path / "grams.npy").taints(unicodedata.normalize(form, text))
 
 
 def test_other_evaluation_files_are_other_arguments(tmp_path):
