@@ -63,7 +63,8 @@ def arguments() -> argparse.ArgumentParser:
         action="extend",
         metavar="SOURCE[/LANG]=TOKENS",
         default=[],
-        help="train on at most so many tokens of a source, a random sample of its documents",
+        help="train on at most so many tokens of a source, a random sample of its documents; a text that two"
+        " sources have counts as the first one's, also where its quota leaves it out",
     )
     making.add_argument("--allow-empty-languages", action="store_true", help="go on without languages of no document")
     making.add_argument("--workers", type=int, metavar="N", help="processes (default: all cores; 1 a rank of mpirun)")

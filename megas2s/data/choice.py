@@ -5,7 +5,8 @@ are never on both sides, and nothing depends on order or processes. A language w
 least one on either side: the text with the smallest hash is held out, the one with the largest never.
 
 Quotas cut by another part of the hash, so what is left of a source is a random sample of it, and a larger quota gives
-the same documents and more.
+the same documents and more. Duplicates go before quotas cut: a text that is in two sources belongs to the first one,
+also where that one's quota then leaves it out.
 """
 
 from __future__ import annotations
@@ -14,17 +15,38 @@ import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import AfterValidator
 
 from megas2s.data.dedup import Marks, mark_duplicates
+from megas2s.data.languages import language_code
 from megas2s.data.near import mark_near
 from megas2s.data.parts import Group, Parts
 from megas2s.data.screen import Screening
+from megas2s.errors import BadData
 from megas2s.spec import spec
 
 SLICES = 1 << 16  # a quota takes whole ones of so many slices of a source
 _QUOTA = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}(?:/[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]{1,8}){0,3})?")
+
+
+def _canonical(quotas: dict[str, int]) -> dict[str, int]:
+    """The quotas with languages as corpora write them (EN and en are one); raises ValueError where one is none."""
+    found: dict[str, int] = {}
+    for quota, most in quotas.items():
+        if not _QUOTA.fullmatch(quota) or most < 1:
+            raise ValueError(f"a quota is SOURCE=TOKENS or SOURCE/LANGUAGE=TOKENS, at least 1, found {quota}={most}")
+        source, _, language = quota.partition("/")
+        name = f"{source}/{language_code(language, where=quota)}" if language else source
+        if name in found:
+            raise ValueError(f"quota {name} is given twice; give it once")
+        found[name] = most
+    return found
+
+
+Quotas = Annotated[dict[str, int], AfterValidator(_canonical)]  # `source` or `source/language` -> most tokens
 
 
 @spec
@@ -33,15 +55,12 @@ class Choices:
 
     deduplicate: bool = True  # drop a document whose normalised text an earlier one has
     held_out: float = 0.005  # share of each language's documents that is kept from training
-    quotas: dict[str, int] = dataclasses.field(default_factory=dict)  # `source` or `source/language` -> most tokens
+    quotas: Quotas = dataclasses.field(default_factory=dict)
     screening: Screening = Screening()
 
     def __post_init__(self) -> None:
         if not 0 <= self.held_out <= 0.5:
             raise ValueError(f"held_out must lie in [0, 0.5], found {self.held_out}")
-        for name, most in self.quotas.items():
-            if not _QUOTA.fullmatch(name) or most < 1:
-                raise ValueError(f"a quota is SOURCE=TOKENS or SOURCE/LANGUAGE=TOKENS, at least 1, found {name}={most}")
 
 
 @dataclasses.dataclass
@@ -147,6 +166,9 @@ class Choice:
                 for group in self.parts.groups
                 if group.split == "train" and group.source == source and language in ("", group.language)
             ]
+            if not groups:
+                there = sorted({group.language for group in self.parts.groups if group[::2] == ("train", source)})
+                raise BadData(f"quota {name} is of no document; source {source} has {', '.join(there) or 'none'}")
             tokens = np.zeros(SLICES, np.int64)
             for group in groups:
                 for records in self.parts.records(group):

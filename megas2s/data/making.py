@@ -265,8 +265,12 @@ def _empty_before(files: Sequence[InputFile]) -> list[str]:
 def _refuse_unknown(quotas: Mapping[str, int], files: Sequence[InputFile]) -> None:
     sources = {file.inputs.source for file in files}
     for name in quotas:
-        if name.partition("/")[0] not in sources:
+        source, _, language = name.partition("/")
+        if source not in sources:
             raise BadConfig(f"quota {name!r} is of no source; the input has {', '.join(sorted(sources))}")
+        languages = {file.language for file in files if (file.inputs.split, file.inputs.source) == ("train", source)}
+        if language and not languages & {language, None}:
+            raise BadConfig(f"quota {name} is of no file; source {source} has {', '.join(sorted(map(str, languages)))}")
 
 
 def _refuse_empty(languages: Sequence[str], allowed: bool) -> None:

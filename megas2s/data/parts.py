@@ -258,9 +258,7 @@ class Parts:
     def _read(self, file: BinaryIO, dtype: np.dtype[Any], count: int) -> np.ndarray:
         found: np.ndarray = np.fromfile(file, dtype, count)
         if len(found) < count:
-            raise BadData(
-                f"{file.name} has lost bytes since it was written; remove {self._corpus} and start again"
-            )
+            raise BadData(f"{file.name} has lost bytes since it was written; remove {self._corpus} and start again")
         return found
 
     def _take(self, name: str) -> None:

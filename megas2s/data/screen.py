@@ -37,6 +37,10 @@ class Screening:
                 raise ValueError(f"{name} must lie in [0, 1], found {getattr(self, name)}")
         if self.spoken_digits not in DIGITS:
             raise ValueError(f"spoken_digits must be one of {', '.join(DIGITS)}, found {self.spoken_digits!r}")
+        if self.language_model is not None and not self.identify:
+            raise ValueError("language_model is given without identify, so nothing asks it; give identify, 0.8 perhaps")
+        if self.spoken_digits == "spelled" and not self.spoken:
+            raise ValueError("spoken_digits is spelled, but no document is spoken; give spoken, a share of documents")
 
 
 class Screen:

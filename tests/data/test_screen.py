@@ -263,3 +263,28 @@ def test_a_quota_of_an_unknown_source_is_refused(tmp_path):
         make(sources(tmp_path / "in"), tmp_path / "out", choices=Choices(quotas={"wbe": 5}))
     with pytest.raises(ValueError, match="a quota is SOURCE=TOKENS"):
         Choices(quotas={"web": 0})
+    with pytest.raises(BadConfig, match=r"quota web/de is of no file; source web has en, fr"):
+        make(sources(tmp_path / "more"), tmp_path / "out", choices=Choices(quotas={"web/de": 5}))
+
+
+def test_a_quota_of_a_language_that_no_document_is_in_is_refused(tmp_path):
+    (tmp_path / "all.jsonl").write_text('{"text": "a", "lang": "en"}\n{"text": "b", "lang": "FR"}\n')
+    inputs = [Inputs(paths=(f"{tmp_path}/all.jsonl",), language_column="lang")]
+    with pytest.raises(BadData, match=r"quota text/de is of no document; source text has en, fr"):
+        make(inputs, tmp_path / "out", choices=Choices(held_out=0, quotas={"text/de": 5}))
+    corpus = make(inputs, tmp_path / "other", choices=Choices(held_out=0, quotas={"text/FR": 2, "text/EN": 100}))
+    assert texts(corpus) == ["a", "b"]
+    with pytest.raises(ValueError, match="quota text/en is given twice"):
+        Choices(quotas={"text/EN": 1, "text/en": 2})
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"language_model": "lid.bin"}, "language_model is given without identify"),
+        ({"spoken_digits": "spelled"}, "spoken_digits is spelled, but no document is spoken"),
+    ],
+)
+def test_a_wish_that_would_do_nothing_is_refused(asked, said):
+    with pytest.raises(ValueError, match=said):
+        Screening(**asked)
