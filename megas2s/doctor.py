@@ -13,7 +13,10 @@ import json
 import math
 import os
 import shlex
+import signal
 import subprocess
+import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,8 +38,12 @@ Facts = Mapping[str, Any]
 
 SHARED_BYTES_PER_SLOT = 256 << 20  # NCCL, DeepSpeed's sums on CPUs and loader processes keep buffers there
 CLOCK_SECONDS = 5.0
-SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "PasswordAuthentication=no")
+SSH = (
+    *("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "PasswordAuthentication=no"),
+    *("-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3"),  # a host that vanishes meanwhile is noticed
+)
 ANSWER_SECONDS = 180.0  # torch is imported there, from a shared file system perhaps
+END_SECONDS = 10.0  # for what listens to hear that nobody asks any more
 
 
 class Finding(NamedTuple):
@@ -172,27 +179,46 @@ def _gib(size: int) -> str:
 
 def _ask(host: Host, first: Host, asking: Asking) -> tuple[dict[str, Any], float]:
     """A host's facts, and by how many seconds its clock is off at least; `error` where it does not answer."""
-    began = time.time()
-    try:
-        done = subprocess.run(
+    facts: dict[str, Any] = {}
+    late, began = 0.0, time.time()
+    with tempfile.TemporaryFile("w+", errors="replace") as complaints:
+        process = subprocess.Popen(
             _on(host, asking, "--probe", first.name),
-            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
             text=True,
-            timeout=ANSWER_SECONDS,
-            check=False,
         )
-    except subprocess.TimeoutExpired:
-        return {"error": f"no answer within {ANSWER_SECONDS:g} s; try `ssh {host.name} hostname`"}, 0.0
-    ended = time.time()
-    if done.returncode:
-        return {"error": _why(host, done)}, 0.0
-    facts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return facts, max(0.0, began - facts["time"], facts["time"] - ended)
+        with _deadline(process):
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.startswith("{"):  # whatever else a login shell may say
+                    facts |= json.loads(line)
+                if facts.keys() == {"time"}:  # its first word, before it imports what takes long
+                    late = max(late, began - facts["time"], facts["time"] - time.time())
+            code = process.wait()
+        if code == -signal.SIGKILL:
+            return {"error": f"no answer within {ANSWER_SECONDS:g} s; try `ssh {host.name} hostname`"}, 0.0
+        if code or "name" not in facts:
+            complaints.seek(0)
+            return {"error": _why(host, code, complaints.read())}, 0.0
+    return facts, late
 
 
-def _why(host: Host, done: subprocess.CompletedProcess[str]) -> str:
-    said = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
-    if done.returncode == 255:  # ssh's own
+@contextlib.contextmanager
+def _deadline(process: subprocess.Popen[str]) -> Iterator[None]:
+    """End a process that has not said all within ANSWER_SECONDS, so that reading from it ends too."""
+    timer = threading.Timer(ANSWER_SECONDS, process.kill)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _why(host: Host, code: int, complaints: str) -> str:
+    said = (complaints.strip().splitlines() or ["nothing was said"])[-1]
+    if code == 255:  # ssh's own
         return f"{said}; let `ssh {host.name} hostname` work without a password"
     return f"the doctor fails there: {said}; the same folder and Python must be on every host"
 
@@ -218,10 +244,15 @@ def _rendezvous(first: Host, asking: Asking) -> Iterator[str]:
     )
     assert listener.stdout is not None
     assert listener.stdin is not None
-    said = listener.stdout.readline().strip()
+    with _deadline(listener):
+        said = listener.stdout.readline().strip()
     try:
         yield "" if said in ("listening", "") else said
     finally:
         with contextlib.suppress(OSError):
             listener.stdin.close()  # which is its sign to end
-        listener.wait()
+        try:
+            listener.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            listener.kill()
+            listener.wait()

@@ -9,7 +9,6 @@ import platform
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,6 @@ def probe(recipe: Recipe, *, first: str, port: int) -> dict[str, Any]:
         "reaches": _reaches(first, port),
         "recipe": hashlib.sha256(dump_recipe(recipe).encode()).hexdigest()[:12],
         "corpus": _corpus(recipe),
-        "time": time.time(),
     }
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+import time
+from pathlib import Path
+
 import pytest
 
-from megas2s.doctor import judge
+from megas2s import doctor
+from megas2s.doctor import Asking, judge
 from megas2s.hosts import Host
 
 HOSTS = [Host("alpha", 8), Host("beta", 8)]
@@ -24,7 +29,6 @@ WELL = {
     "reaches": "reached",
     "recipe": "aaaa",
     "corpus": "bbbb",
-    "time": 0.0,
 }
 
 
@@ -100,3 +104,37 @@ def test_one_machine_alone_is_judged_too():
     facts = {"alpha": WELL | {"corpus": "unreadable: corpora/a is missing"}}
     found = judge(HOSTS[:1], facts, late={"alpha": 0.0}, needed=None)
     assert [one.check for one in found if one.advice] == ["corpus"]
+
+
+def answer(program: str) -> tuple[dict, float]:
+    asking = Asking([sys.executable, "-c", f"import json, sys, time\n{program}"], Path.cwd(), 29500, remote=False)
+    return doctor._ask(HOSTS[0], HOSTS[0], asking)
+
+
+def test_a_clock_is_compared_when_it_is_told_and_not_when_all_is_done():
+    program = "print('welcome'); print(json.dumps({'time': time.time() + AHEAD}), flush=True); time.sleep(1.2)"
+    program += "\nprint(json.dumps({'name': 'alpha'}))"
+    facts, late = answer(program.replace("AHEAD", "1"))
+    assert facts["name"] == "alpha"
+    assert 0.2 < late <= 1
+    assert answer(program.replace("AHEAD", "0"))[1] == 0
+
+
+def test_a_host_that_fails_or_hangs_is_said(monkeypatch: pytest.MonkeyPatch):
+    assert answer("sys.exit('no torch')")[0]["error"].startswith("the doctor fails there: no torch; the same folder")
+    monkeypatch.setattr(doctor, "ANSWER_SECONDS", 0.5)
+    began = time.monotonic()
+    assert answer("time.sleep(60)")[0]["error"].startswith("no answer within 0.5 s; try `ssh alpha hostname`")
+    asking = Asking([sys.executable, "-c", "import time; time.sleep(60)"], Path.cwd(), 29500, remote=False)
+    with doctor._rendezvous(HOSTS[0], asking) as trouble:
+        assert trouble == ""
+    assert time.monotonic() - began < 20
+
+
+def test_what_listens_and_does_not_hear_the_end_is_ended(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(doctor, "END_SECONDS", 0.2)
+    program = "import time; print('listening', flush=True); time.sleep(60)"
+    began = time.monotonic()
+    with doctor._rendezvous(HOSTS[0], Asking([sys.executable, "-c", program], Path.cwd(), 29500, remote=False)):
+        pass
+    assert time.monotonic() - began < 20

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,8 @@ def main() -> int:
     add("--probe", metavar="FIRST", help=argparse.SUPPRESS)  # what is asked of a host
     add("--listen", action="store_true", help=argparse.SUPPRESS)  # what rank 0's host does meanwhile
     asked = parser.parse_intermixed_args()
+    if asked.probe is not None:
+        print(json.dumps({"time": time.time()}), flush=True)  # before anything that takes long: it is compared
     from megas2s.recipe import dump_recipe, load_recipe
 
     recipe = load_recipe(asked.recipe, asked.overrides)
