@@ -108,15 +108,21 @@ class Ranks:
 
 def find_team() -> Team:
     """The ranks of the launcher that started this process, or it alone."""
-    if place().world_size == 1:
+    started = place().world_size
+    if started == 1:
         return Alone()
     try:
-        return Ranks()
+        team = Ranks()
     except ImportError as error:
         raise errors.BadConfig(
-            f"{place().world_size} processes were started together, which needs mpi4py and an MPI library ({error}); "
+            f"{started} processes were started together, which needs mpi4py and an MPI library ({error}); "
             "pip install mpi4py, or start one process with --workers"
         ) from None
+    if team.size != started:  # each would take itself for the first rank and write the same corpus
+        raise errors.BadConfig(
+            f"{started} processes were started, MPI joined {team.size}; start with mpirun, or srun --mpi=pmix"
+        )
+    return team
 
 
 def _attempt(work: Callable[[], Any]) -> dict[str, Any]:
