@@ -19,6 +19,7 @@ K8S = ROOT / "launch" / "k8s.yaml"
 OPTIONS = {"job-name", "nodes", "ntasks-per-node", "gpus-per-node", "cpus-per-task", "exclusive", "time", "requeue"}
 OPTIONS |= {"open-mode", "output"}
 SRUN = """#!/bin/sh
+[ "$SRUN_CPUS_PER_TASK" = 6 ] || { echo "a task would have one core"; exit 1; }
 while [ "${1#--}" != "$1" ]; do shift; done
 for rank in 0 1; do SLURM_PROCID=$rank SLURM_NTASKS=2 SLURM_LOCALID=$rank "$@" --dry-run || exit $?; done
 """
@@ -67,7 +68,7 @@ def test_the_batch_script_asks_for_what_slurm_knows():
 
 def test_the_batch_script_launches_every_task(shell, commands: Path, recipe: Path):
     environment = {"PATH": f"{commands}:/usr/bin:/bin", "SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_ID": "4711"}
-    environment["SLURM_JOB_NODELIST"] = "node-[a-b]"
+    environment |= {"SLURM_JOB_NODELIST": "node-[a-b]", "SLURM_CPUS_PER_TASK": "6"}
     done = shell(["bash", str(SBATCH), str(recipe)], timeout=120, env=environment)
     assert done.returncode == 0, done.stdout
     assert done.stdout.count("stage mlm: mlm, 4 steps of 32 rows") == 1  # both tasks check, one speaks
