@@ -6,6 +6,7 @@ a dead rank had taken is taken again in the next run, which begins by forgetting
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import secrets
@@ -62,12 +63,13 @@ def prepare(staging: Path) -> str:
 
     No other run, and no copy of the folder on another disk, has a file of that name: who sees it sees this run.
     """
-    shutil.rmtree(staging / CLAIMS, ignore_errors=True)
-    (staging / REFUSED).unlink(missing_ok=True)
-    for folder in (CLAIMS, FOLDER):
-        files.make_folder(staging / folder)
     mark = f"run-{secrets.token_hex(8)}"
-    (staging / CLAIMS / mark).touch()
+    with files.disk_trouble(staging):
+        shutil.rmtree(staging / CLAIMS, ignore_errors=True)
+        (staging / REFUSED).unlink(missing_ok=True)
+        for folder in (CLAIMS, FOLDER):
+            files.make_folder(staging / folder)
+        (staging / CLAIMS / mark).touch()
     return mark
 
 
@@ -82,7 +84,8 @@ def tokenise_share(job: Job, *, workers: int, told: Told) -> None:
         else:
             _pooled(job, numbers, workers, told)
     except Refusal:
-        (job.staging / REFUSED).touch()
+        with contextlib.suppress(OSError):  # on a full disk too the refusal is what is told
+            (job.staging / REFUSED).touch()
         raise
 
 
@@ -93,8 +96,10 @@ def _taken(job: Job) -> Iterator[int]:
             return
         if is_written(job.staging, name):
             continue
+        claim = job.staging / CLAIMS / name
         try:
-            os.close(os.open(job.staging / CLAIMS / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            with files.disk_trouble(claim):
+                os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         except FileExistsError:
             continue
         yield number

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -116,6 +118,26 @@ def test_a_failed_write_of_a_shard_loses_nothing(inputs, tmp_path, monkeypatch):
     monkeypatch.setattr(CorpusTokenizer, "load", property(lambda _: pytest.fail("nothing is to be tokenised again")))
     make(inputs, tmp_path / "out")
     assert content(tmp_path / "out") == content(tmp_path / "straight")
+
+
+@pytest.mark.parametrize("refused", ["/claims/run-", "/claims/(?!run-)"])
+def test_a_disk_that_takes_no_claims_ends_in_a_sentence(inputs, tmp_path, monkeypatch, refused):
+    opened, touched = os.open, Path.touch
+
+    def full(path, flags, *rest, **more):
+        if re.search(refused, str(path)):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return opened(path, flags, *rest, **more)
+
+    def untouched(path, *rest, **more):
+        if path.name == "refused":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        touched(path, *rest, **more)
+
+    monkeypatch.setattr(Path, "touch", untouched)
+    monkeypatch.setattr(os, "open", full)
+    with pytest.raises(DiskTrouble, match=r"no room to write .*/out/\.staging.*; free some space"):
+        make(inputs, tmp_path / "out")
 
 
 def test_a_part_that_a_run_left_unfinished_does_not_count(inputs, tmp_path):
