@@ -29,7 +29,7 @@ class Host(NamedTuple):
 def read_hosts(path: str | Path) -> list[Host]:
     """The hosts of a hostfile, in order; raises BadConfig with the line that cannot be."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         raise BadConfig(
             f"no hostfile at {path}; deepspeed would run on this machine alone. Write one line per host: NAME slots=8"
@@ -50,7 +50,7 @@ def _host(text: str, where: str, before: list[Host]) -> Host:
     if found is None:
         raise BadConfig(f"{where}: {text!r} is not of the form NAME slots=8")
     name, slots = found.groups()
-    if not slots.isdigit() or int(slots) < 1:
+    if re.fullmatch("[0-9]+", slots) is None or int(slots) < 1:
         raise BadConfig(f"{where}: host {name} has slots={slots}; give it the number of its GPUs, at least 1")
     if name in (host.name for host in before):
         raise BadConfig(f"{where}: host {name} is named a second time; one line holds all its slots")

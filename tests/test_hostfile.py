@@ -10,9 +10,9 @@ from megas2s.errors import BadConfig
 from megas2s.hosts import Host, read_hosts
 
 
-def test_comments_blank_lines_and_windows_line_ends_are_fine(tmp_path: Path):
+def test_comments_blank_lines_and_what_windows_adds_are_fine(tmp_path: Path):
     path = tmp_path / "hosts"
-    path.write_bytes(b"# two hosts\r\n\r\n127.0.0.1   slots=8\r\nlocalhost\tslots=4 # the other\r\n")
+    path.write_bytes(b"\xef\xbb\xbf# two hosts\r\n\r\n127.0.0.1   slots=8\r\nlocalhost\tslots=4 # the other\r\n")
     assert read_hosts(path) == [Host("127.0.0.1", 8), Host("localhost", 4)]
 
 
@@ -23,6 +23,8 @@ def test_comments_blank_lines_and_windows_line_ends_are_fine(tmp_path: Path):
         ("127.0.0.1 slots=2\n\n127.0.0.1 slots=2\n", "line 3: host 127.0.0.1 is named a second time"),
         ("127.0.0.1 slots=0\n", "line 1: host 127.0.0.1 has slots=0; give it the number of its GPUs, at least 1"),
         ("127.0.0.1 slots=two\n", "line 1: host 127.0.0.1 has slots=two"),
+        ("127.0.0.1 slots=²\n", "line 1: host 127.0.0.1 has slots=²"),
+        ("127.0.0.1 slots=٣\n", "line 1: host 127.0.0.1 has slots=٣"),
         ("127.0.0.1\n", "line 1: '127.0.0.1' is not of the form NAME slots=8"),
         ("# nobody\n", "names no host; write one line per host"),
     ],
