@@ -71,17 +71,21 @@ def merge(
 
 
 def check(corpora: Sequence[Corpus]) -> None:
-    """Raise BadConfig where corpora cannot be one: of two tokenizers, or twice the same."""
+    """Raise BadConfig where corpora cannot be one: fewer than two, of two tokenizers, or with a shard twice."""
+    if len(corpora) < 2:
+        raise BadConfig(f"{len(corpora)} corpus is named, and one alone is merged already; name two or more")
     first = corpora[0]
+    owners: dict[str, int] = {}  # the SHA-256 of a shard -> the place of the corpus that has it
     for place, corpus in enumerate(corpora):
         if (corpus.fingerprint, corpus.separator) != (first.fingerprint, first.separator):
             raise BadConfig(
                 f"{corpus.folder} has another tokenizer than {first.folder} ({corpus.fingerprint[:12]}, not "
                 f"{first.fingerprint[:12]}): their ids mean different tokens; preprocess its text again"
             )
-        for other in corpora[:place]:
-            if corpus.digest == other.digest:
-                raise BadConfig(f"{corpus.folder} and {other.folder} hold the same shards; name them once")
+        for entry in (entry for split in SPLITS for entry in corpus.entries[split]):
+            owner = owners.setdefault(entry.sha256, place)  # within one, documents that were kept twice may fill two
+            if owner != place:
+                raise BadConfig(f"{corpora[owner].folder} and {corpus.folder} hold the same shards; name them once")
         check_sizes(corpus)
 
 

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from megas2s.data.corpus import Corpus, verify_corpus
+from megas2s.data.corpus import verify_corpus
 from megas2s.data.inputs import Inputs
 from megas2s.data.merge import merge
 from megas2s.data.preprocess import Choices
@@ -79,7 +79,11 @@ def test_what_cannot_be_one_is_refused(corpora, tmp_path):
         merge([*corpora, other], tmp_path / "all")
     with pytest.raises(BadConfig, match="hold the same shards; name them once"):
         merge([corpora[0], corpora[0]], tmp_path / "all")
-    merge(corpora[:2], tmp_path / "all")
+    with pytest.raises(BadConfig, match="one alone is merged already; name two or more"):
+        merge(corpora[:1], tmp_path / "all")
+    both = merge(corpora[:2], tmp_path / "all")
+    with pytest.raises(BadConfig, match=rf"{both.folder} and {corpora[1].folder} hold the same shards"):
+        merge([both, corpora[2], corpora[1]], tmp_path / "third")
     with pytest.raises(BadConfig, match="is a corpus of other documents"):
         merge(corpora, tmp_path / "all")
     (corpora[0].entries["train"][0].path).unlink()
@@ -93,4 +97,4 @@ def test_a_folder_that_is_no_corpus_is_left_alone(corpora, tmp_path):
     with pytest.raises(BadData):
         merge(corpora, tmp_path / "all")
     assert (tmp_path / "all" / "letter").read_text() == "dear"
-    assert isinstance(corpora[0], Corpus)
+    assert [path.name for path in (tmp_path / "all").iterdir()] == ["letter"]

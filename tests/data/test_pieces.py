@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from megas2s.data.decode import decode
 from megas2s.data.documents import input_files, read_blocks, read_documents
 from megas2s.data.inputs import Inputs
-from megas2s.data.pieces import FEW, LARGEST, SAMPLE, SMALLEST, USUAL, cut, name_of, piece_bytes, sampled
+from megas2s.data.pieces import LARGEST, SAMPLE, SMALLEST, cut, name_of, piece_bytes, sampled
 from megas2s.errors import BadData
 
 CHARACTERS = st.characters(codec="utf-8", exclude_characters="\n\r\x00\x0b\x85")
@@ -90,8 +90,11 @@ def test_a_mistake_far_into_a_file_is_named_by_its_line(tmp_path):
         read(short, 700)
 
 
-@pytest.mark.parametrize("total", [0, 10**6, 10**8, 10**10, 10**13])
-def test_pieces_are_many_enough_to_share_and_few_enough_to_list(total):
+@pytest.mark.parametrize(
+    ("total", "pieces"),
+    [(0, 0), (10**6, 1), (10**8, 32), (10**10, 597), (10**11, 4096), (10**12, 4096), (10**13, 37_253)],
+)
+def test_pieces_are_many_enough_to_share_and_few_enough_to_list(total, pieces):
     size = piece_bytes(total)
     assert SMALLEST <= size <= LARGEST
-    assert total / size <= max(FEW, 4096 * USUAL / size, 50_000)
+    assert -(-total // size) == pytest.approx(pieces, abs=1)
