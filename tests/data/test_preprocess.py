@@ -6,6 +6,7 @@ import errno
 import gzip
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from megas2s.data.screen import Screening
 from megas2s.errors import BadConfig, BadData, DiskTrouble
 
 from .byte_corpus import KEEP_ALL, TOKENIZER, content, make, texts
+from .ranks import make_by_ranks
 
 ROOT = Path(__file__).parents[2]
 
@@ -98,6 +100,47 @@ def test_an_interruption_after_any_block_changes_no_byte(inputs, tmp_path):
     assert len(starts) > 15
     for finished, phase, first in starts:  # no finished piece is read again
         assert phase == "write shards" or first >= finished
+
+
+@pytest.fixture
+def everything(tmp_path):
+    """Varied text of two languages with near-duplicates and evaluation text in it, and choices that use every means."""
+    draw = random.Random(11)
+    (tmp_path / "varied").mkdir()
+    kept = []
+    for name in ("en-1", "en-2", "sw"):
+        texts = [" ".join(f"Word{draw.randrange(500)}," for _ in range(60)) for _ in range(80)]
+        texts += [text.replace(",", ";", 3) + f" {number}" for number, text in enumerate(texts[:20])]
+        draw.shuffle(texts)
+        (tmp_path / "varied" / f"{name}.txt").write_text("\n".join(texts))
+        kept.append(texts[3])
+    (tmp_path / "test.txt").write_text("\n".join(" ".join(text.split()[10:40]) for text in kept))
+    screening = Screening(near_duplicates=0.7, evaluation=(str(tmp_path / "test.txt"),), spoken=0.5)
+    return tmp_path / "varied", Choices(held_out=0.1, quotas={"text": 45_000, "text/sw": 20_000}, screening=screening)
+
+
+def test_ranks_and_interruptions_change_no_byte_with_everything_on(everything, tmp_path, monkeypatch):
+    inputs, choices = everything
+    monkeypatch.setattr(assemble, "SHARD_TOKENS", 10_000)
+    corpus = make(inputs, tmp_path / "plain", choices=choices)
+    facts = corpus.record["languages"]["en"]
+    assert facts["dropped"].keys() == {"near duplicate", "evaluation text", "beyond the quota"}
+    assert facts["heldout_documents"] > 3
+    assert 0.2 < sum(text == text.lower() for text in texts(corpus)) / len(texts(corpus)) < 0.8
+    make_by_ranks(3, inputs, tmp_path / "ranks", choices=choices, piece_size=9000)
+    assert content(tmp_path / "ranks") == content(tmp_path / "plain")
+    for phase in ("tokenise", "write shards"):
+        folder, seen = tmp_path / phase, []
+
+        def stop(progress, phase=phase, seen=seen):
+            seen.append(progress.phase)
+            if seen.count(phase) > 2:
+                raise Interruption
+
+        with pytest.raises(Interruption):
+            make(inputs, folder, choices=choices, piece_size=20_000, report=stop)
+        make_by_ranks(2, inputs, folder, choices=choices)
+        assert content(folder) == content(tmp_path / "plain")
 
 
 def test_a_failed_write_of_a_shard_loses_nothing(inputs, tmp_path, monkeypatch):
