@@ -20,7 +20,7 @@ def main() -> None:
         __doc__ or "", dry_run="read the recipe and the hostfile, print the command, start nothing"
     )
     add = parser.add_argument
-    add("--hostfile", required=True, help="one line per host: NAME slots=8")
+    add("--hostfile", help="one line per host, NAME slots=8; this machine alone where absent")
     add(
         "--deepspeed",
         metavar="FLAGS",
@@ -37,16 +37,20 @@ def main() -> None:
     if asked.print_config:
         print(dump_recipe(recipe), end="")
         return
-    ranks = sum(host.slots for host in read_hosts(asked.hostfile))
-    recipe.check_ranks(ranks)
+    where, ranks = "this machine alone", recipe.ranks
+    flags = shlex.split(asked.deepspeed)
+    if asked.hostfile is not None:
+        ranks = sum(host.slots for host in read_hosts(asked.hostfile))
+        recipe.check_ranks(ranks)
+        where = f"{ranks} ranks"
+        flags = ["--hostfile", asked.hostfile, *flags]
     # What the ranks then find is compared with what was counted here.
-    overrides = [*asked.overrides, *([] if recipe.ranks else [f"ranks={ranks}"])]
-    flags = ["--hostfile", asked.hostfile, *shlex.split(asked.deepspeed)]
+    overrides = [*asked.overrides, *([f"ranks={ranks}"] if ranks and not recipe.ranks else [])]
     script = str(Path(__file__).with_name("pretrain.py"))
     command = ["deepspeed", *flags, script, asked.recipe, *overrides]
     if asked.dry_run:
         stages = ", ".join(stage.name for stage in recipe.stages)
-        print(f"would start {stages} on {ranks} ranks: {shlex.join(command)}")
+        print(f"would start {stages} on {where}: {shlex.join(command)}")
         return
     sys.stdout.flush()
     try:

@@ -41,7 +41,7 @@ CALLS = {
     "tools/convert_from_hf.py": ("{encoder} {new}/weights", "no_tokenizer=true", {"no_tokenizer": True}),
     "tools/convert_to_hf.py": ("{run} {new}/export", "dtype=bfloat16", {"dtype": "bfloat16"}),
     "tools/corpus_stats.py": ("{corpus}", "alpha=0.3", {"alpha": 0.3}),
-    "tools/merge_corpora.py": ("{corpus} --output {new}/corpus", "copy=true", {"copy": True}),
+    "tools/merge_corpora.py": ("{corpus} {other} --output {new}/corpus", "copy=true", {"copy": True}),
     "tools/plot_run.py": ("{run}", "out=elsewhere", {"out": "elsewhere"}),
     "tools/preprocess.py": (
         "--input {sample} --tokenizer {corpus}/tokenizer --output {new}/corpus",
@@ -95,7 +95,11 @@ def places(corpus_folder, make_recipe, train_here, tmp_path_factory) -> dict[str
         for stage, name in (("mlm", "encoder"), ("seq2seq_frozen", "seq2seq")):
             flags = [folder / "run" / stage, folder / name, "--no-check"]
             assert execute(patch, "tools/convert_to_hf.py", *flags) == 0
-    names = {name: folder / name for name in ("run", "encoder", "seq2seq")}
+        (folder / "text").mkdir()
+        (folder / "text" / "en.txt").write_text("One text.\nAnother text.\nA third one.\n")
+        flags = ["--input", folder / "text", "--tokenizer", corpus_folder / "tokenizer", "--output", folder / "other"]
+        assert execute(patch, "tools/preprocess.py", *flags, "--workers", "1") == 0
+    names = {name: folder / name for name in ("run", "encoder", "seq2seq", "other")}
     return {**names, "corpus": corpus_folder, "sample": SAMPLE}
 
 
