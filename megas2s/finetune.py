@@ -21,10 +21,11 @@ from megas2s import dist, files
 from megas2s.data.loader import Batch
 from megas2s.engine import join, make_engine, pipe_stages
 from megas2s.engine.base import Engine
-from megas2s.methods.base import Facts
+from megas2s.methods.base import Task
 from megas2s.models.freezing import frozen_names
 from megas2s.models.parameters import parameter_shapes
 from megas2s.models.weights import open_weights
+from megas2s.rng import generator
 from megas2s.session import Session, setup, train_session
 from megas2s.splits import ALONE, Split
 from megas2s.tasks import Samples, answer, batches_of, measured
@@ -77,10 +78,11 @@ def _progress(session: Session) -> int | None:
 
 
 def _session(prepared: Prepared, micro_batch: int) -> Session:
-    recipe, facts, train = prepared.recipe, prepared.task.facts, prepared.splits["train"]
+    recipe, train = prepared.recipe, prepared.splits["train"]
     frozen = frozen_names(prepared.config, prepared.frozen)
     dev = prepared.splits.get("dev")
-    shown = batches_of(dev, facts, micro_batch=micro_batch, rows=recipe.log.heldout_rows) if dev is not None else []
+    task, rows = prepared.task, recipe.log.heldout_rows
+    shown = batches_of(dev, task, micro_batch=micro_batch, rows=rows) if dev is not None else []
     return Session(
         run=Path(recipe.run),
         stage=recipe.method.name,
@@ -103,12 +105,12 @@ def _session(prepared: Prepared, micro_batch: int) -> Session:
         steps=prepared.steps,
         rows=recipe.rows,
         micro_batch=micro_batch,
-        batch=Samples(train, facts, recipe.seed).batch,
-        largest=functools.partial(_largest, train, facts, recipe.rows, micro_batch),
+        batch=Samples(train, task, recipe.seed).batch,
+        largest=functools.partial(_largest, train, task, recipe.rows, micro_batch),
         languages=recipe.data.languages,
         heldout=lambda: shown,
         measures=functools.partial(_measures, prepared, shown),
-        decode=functools.partial(facts.tokenizer.decode, specials=True),
+        decode=functools.partial(task.facts.tokenizer.decode, specials=True),
         start=prepared.reader.folder,
         initial=lambda: initial(prepared),
         begin=lambda: _begin(prepared),
@@ -134,14 +136,15 @@ def _measures(prepared: Prepared, shown: list[Batch], engine: Engine) -> Scalars
     )
 
 
-def _largest(train: Split, facts: Facts, rows: int, micro_batch: int) -> list[Batch]:
+def _largest(train: Split, task: Task, rows: int, micro_batch: int) -> list[Batch]:
     """The micro-batches of a rank with the longest examples in them: no step needs more memory."""
     lengths = [
-        (len(row["input_ids"]) + len(row.get("decoder_input_ids", ())), place)
+        (sum(len(row.get(name, ())) for name in ("input_ids", "decoder_input_ids", "target_ids")), place)
         for place, row in enumerate(train.examples)
     ]
     longest = [place for _, place in sorted(lengths, reverse=True)[:micro_batch]]
-    batch = Samples(train, facts, 0).of_places((longest * micro_batch)[:micro_batch])
+    places = (longest * micro_batch)[:micro_batch]
+    batch = Samples(train, task, 0).of_places(places, [generator(0, "largest", place) for place in places])
     return [batch] * (rows // (micro_batch * dist.data_place().world_size))
 
 
@@ -163,7 +166,7 @@ def _answer_all(prepared: Prepared, session: Session) -> None:
     engine = make_engine(session.engine, setup(session, weights.tensor))
     results: dict[str, dict[str, Scalars]] = {}
     for name, split in asked.items():
-        answers = answer(engine, task, split, batches_of(split, task.facts, micro_batch=session.micro_batch))
+        answers = answer(engine, task, split, batches_of(split, task, micro_batch=session.micro_batch))
         results[name] = measured(task, recipe.data.languages, split, answers)
         if dist.is_main():
             _keep(run / "answers" / f"{name}.jsonl", prepared, split, answers)
@@ -178,7 +181,8 @@ def _answer_all(prepared: Prepared, session: Session) -> None:
 
 
 def _keep(path: Path, prepared: Prepared, split: Split, answers: dict[int, Any]) -> None:
-    references = prepared.task.method.references(split.records, split.examples, split.columns)
+    task = prepared.task
+    references = task.method.references(split.records, split.examples, split.columns, task.facts)
     lines = []
     for place, given in sorted(answers.items()):
         language = split.languages[place]

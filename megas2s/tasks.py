@@ -18,8 +18,9 @@ from megas2s.data.heldout import HeldOutRow, padded_batch
 from megas2s.data.loader import Batch, Columns, sample_numbers
 from megas2s.engine.base import Engine, to_device
 from megas2s.errors import BadConfig
+from megas2s.methods import WRITERS
 from megas2s.methods.base import Facts, Method, Task
-from megas2s.rng import Permutation
+from megas2s.rng import Permutation, generator
 from megas2s.splits import ALONE, SPLITS, Examples, Split
 from megas2s.train.metrics import Scalars
 
@@ -31,19 +32,24 @@ class Samples:
     """Sample n of training: every epoch reads each example once, in an order of its own."""
 
     split: Split
-    facts: Facts
+    task: Task
     seed: int
 
     def batch(self, numbers: Sequence[int]) -> Batch:
         """The samples of these numbers as one batch, with `language` and `sample`, (B,) each."""
         size = len(self.split)
-        batch = self.of_places([_order(size, self.seed, number // size)[number % size] for number in numbers])
+        places = [_order(size, self.seed, number // size)[number % size] for number in numbers]
+        batch = self.of_places(places, [generator(self.seed, "noise", number) for number in numbers])
         return {**batch, "sample": torch.tensor(list(numbers))}
 
-    def of_places(self, places: Sequence[int]) -> Batch:
-        """The examples at these places of the split as one batch."""
-        rows = [HeldOutRow(self.split.examples[place], self.split.languages[place]) for place in places]
-        return padded_batch(rows, list(places), _columns(rows, self.facts))
+    def of_places(self, places: Sequence[int], noise: Sequence[np.random.Generator]) -> Batch:
+        """The examples at these places of the split as one batch, each with randomness of its own."""
+        method, facts = self.task.method, self.task.facts
+        rows = [
+            HeldOutRow(method.corrupt(self.split.examples[place], rng, facts, source=True), self.split.languages[place])
+            for place, rng in zip(places, noise, strict=True)
+        ]
+        return padded_batch(rows, list(places), _columns(rows, facts))
 
 
 @functools.lru_cache(maxsize=4)
@@ -51,10 +57,11 @@ def _order(size: int, seed: int, epoch: int) -> Permutation:
     return Permutation(size, seed, "finetune", epoch)
 
 
-def batches_of(split: Split, facts: Facts, *, micro_batch: int, rows: int | None = None) -> list[Batch]:
+def batches_of(split: Split, task: Task, *, micro_batch: int, rows: int | None = None) -> list[Batch]:
     """This rank's batches of a split, or of its first `rows` of each language, long rows beside long ones.
 
-    `sample` is the place in the split, -1 in the rows that fill the last batches up, which have no label.
+    `sample` is the place in the split, -1 in the rows that fill the last batches up, which have no label. Where a
+    method noises what is to be written, it does so by the place in the split, and leaves what is read as it is.
     """
     place = dist.data_place()
     chosen = _first(split.languages, rows)
@@ -65,9 +72,12 @@ def batches_of(split: Split, facts: Facts, *, micro_batch: int, rows: int | None
     found = []
     for share in shares:
         numbers = [chosen[min(number, len(chosen) - 1)] for number in share]
-        taken = [HeldOutRow(split.examples[number], split.languages[number]) for number in numbers]
+        examples = [
+            task.method.corrupt(split.examples[n], generator(0, "split", n), task.facts, source=False) for n in numbers
+        ]
+        taken = [HeldOutRow(*pair) for pair in zip(examples, (split.languages[n] for n in numbers), strict=True)]
         samples = [number if n < len(chosen) else -1 for n, number in zip(share, numbers, strict=True)]
-        found.append(padded_batch(taken, samples, _columns(taken, facts)))
+        found.append(padded_batch(taken, samples, _columns(taken, task.facts)))
     return found
 
 
@@ -85,7 +95,7 @@ def _first(languages: Sequence[int], rows: int | None) -> list[int]:
 
 def _columns(rows: Sequence[HeldOutRow], facts: Facts) -> Columns:
     source = max(len(row.example["input_ids"]) for row in rows)
-    target = max(len(row.example["decoder_input_ids"]) for row in rows) if facts.is_seq2seq else 0
+    target = max(len(row.example.get(name, ())) for row in rows for name in ("decoder_input_ids", "target_ids"))
     wide, high = min(_rounded(source), facts.length), min(_rounded(target), max(facts.length, facts.target_length))
     return Columns(source=wide, target=high, full=False, pad=facts.vocabulary.pad)
 
@@ -111,7 +121,7 @@ def measured(task: Task, languages: Sequence[str], split: Split, answers: dict[i
     """Scores of the answers that have labels, for each language, and under "all" of them together."""
     places = [place for place in sorted(answers) if split.languages[place] in split.labelled]
     records, examples = ([values[place] for place in places] for values in (split.records, split.examples))
-    references = task.method.references(records, examples, split.columns)
+    references = task.method.references(records, examples, split.columns, task.facts)
     groups: dict[str, list[int]] = {ALONE: list(range(len(places)))} if places else {}
     for index, place in enumerate(places if len(languages) > 1 else ()):
         groups.setdefault(languages[split.languages[place]], []).append(index)
@@ -125,8 +135,14 @@ def check_lengths(method: Method, data: Examples, facts: Facts, positions: float
     """Refuse rows that a model has no positions for, and rows without room for text."""
     between = max((data.columns_of(split).between for split in SPLITS), default=0)
     lengths = {"length": (facts.length, between)}
-    if method.name == "seq2seq":
+    if method.name in WRITERS:
         lengths["target_length"] = (facts.target_length, 0)
+    whole = facts.length + facts.target_length
+    if method.name in WRITERS and not facts.is_seq2seq and whole > positions:
+        raise BadConfig(
+            f"length {facts.length} and target_length {facts.target_length} are one row of {whole} tokens, which "
+            f"exceeds the model's {positions:g} positions; shorten them, or say max_positions: {whole}"
+        )
     for name, (length, ends) in lengths.items():
         if length > positions:
             raise BadConfig(f"{name}: rows of {length} tokens exceed the model's {positions:g} positions; shorten it")

@@ -20,8 +20,8 @@ from megas2s.engine import EngineSpec, Pipe, Zero, check_engine, data_ranks, pip
 from megas2s.engine.base import Precision
 from megas2s.engine.optim import AdamW
 from megas2s.errors import BadConfig
-from megas2s.methods import AnyMethod
-from megas2s.methods.base import Facts, Task
+from megas2s.methods import WRITERS, AnyMethod
+from megas2s.methods.base import Facts, Method, Task
 from megas2s.models.config import ModelConfig
 from megas2s.models.freezing import count_by_part, frozen_names
 from megas2s.models.handoff import hand_off, start_from
@@ -84,7 +84,7 @@ class Finetuning:
     method: AnyMethod
     data: Examples
     length: int = 128
-    target_length: int | None = None  # of what is written, 64 where absent; method seq2seq alone
+    target_length: int | None = None  # of what is written, 64 where absent; methods that write alone
     rows: int = 32  # examples of a step, over all ranks
     micro_batch: int | None = None  # rows per rank and forward pass; all of a rank's where absent
     epochs: float | None = None
@@ -111,9 +111,9 @@ class Finetuning:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} must be above 0 and finite, got {value}")
-        if self.target_length is not None and self.method.name != "seq2seq":
+        if self.target_length is not None and self.method.name not in WRITERS:
             raise ValueError(
-                f"target_length is of what seq2seq writes, and the method is {self.method.name}; leave it out"
+                f"target_length is of what is written, and method {self.method.name} writes nothing; leave it out"
             )
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
@@ -197,20 +197,22 @@ def prepare(recipe: Finetuning) -> Prepared:
         split: encode(recipe.method, recipe.data, split, entries[split], facts) for split in SPLITS if entries[split]
     }
     steps = recipe.steps or max(1, math.ceil((recipe.epochs or 0) * len(splits["train"]) / recipe.rows))
-    size = StepSize(recipe.rows, *_mean_lengths(splits["train"]))
+    size = _mean_size(recipe.rows, splits["train"], recipe.method)
     names = frozen_names(config, frozen)
     spans = spans_of(recipe.engine, config, size, frozen=names, recomputed=recipe.activation_checkpointing)
     task = Task(recipe.method, facts)
     return Prepared(recipe, reader, stored, config, frozen, task, splits, steps, digests, size, spans)
 
 
-def _mean_lengths(split: Split) -> tuple[int, int, int]:
-    """Mean tokens of a source and of a target, padding aside, and of those that meet the vocabulary; rounded."""
-    count = len(split)
-    sources = sum(len(example["input_ids"]) for example in split.examples)
-    targets = sum(len(example.get("decoder_input_ids", ())) for example in split.examples)
-    written = sum(len(example.get("labels", ())) for example in split.examples)
-    return round(sources / count), round(targets / count), round(written / count)
+def _mean_size(rows: int, split: Split, method: Method) -> StepSize:
+    """A step of examples with as many tokens as the mean, padding aside."""
+
+    def mean(name: str) -> int:
+        return round(sum(len(example.get(name, ())) for example in split.examples) / len(split))
+
+    blocks = 2 if method.name == "pseudo_masked" else 1
+    written = (mean("target_ids"),) * blocks if "target_ids" in split.examples[0] else ()
+    return StepSize(rows, mean("input_ids"), mean("decoder_input_ids"), mean("labels"), written=written)
 
 
 def _taken(recipe: Finetuning, config: ModelConfig) -> ModelConfig:

@@ -12,7 +12,7 @@ LAYERS = [
     {"spec", "rng", "place", "dist", "files", "labels", "processes", "cli", "hub", "hosts"},
     {"models", "data", "tokenizer"},
     {"objectives", "convert", "metrics"},
-    {"generate", "analysis"},
+    {"decoding", "analysis"},
     {"methods"},
     {"engine", "splits"},
     {"train"},

@@ -43,7 +43,7 @@ class Columns(NamedTuple):
     """The width of a batch. `full` says that every row fills it, so that no attention mask is needed."""
 
     source: int
-    target: int  # 0 where there is no decoder
+    target: int  # 0 where nothing is written
     full: bool
     pad: int  # id that fills a row's end
 
@@ -188,6 +188,9 @@ FIELDS = {
     "encoder_labels": Field("source", IGNORED),
     "decoder_input_ids": Field("target", None),
     "decoder_segment_ids": Field("target", 0),
+    "target_ids": Field("target", None),
+    "pseudo_ids": Field("target", None),
+    "target_spans": Field("target", 1 << 30),  # behind all others
     "labels": Field("target", IGNORED),
 }
 LABELS = {"labels", "encoder_labels"}

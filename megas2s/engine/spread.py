@@ -17,7 +17,7 @@ from megas2s import dist
 from megas2s.models.cache import Cache
 from megas2s.models.output import ModelOutput
 from megas2s.models.parts import Span
-from megas2s.models.transformer import SOURCE, EncoderModel, Network
+from megas2s.models.transformer import EncoderModel, Network, source_of
 
 
 class Spread:
@@ -41,7 +41,7 @@ class Spread:
 
     def __call__(self, batch: Mapping[str, Tensor]) -> ModelOutput:
         """The last states, and none of the heads."""
-        memory = self.encode(**{name: batch[name] for name in SOURCE if name in batch})
+        memory = self.encode(**source_of(batch))
         if not self._decoding:
             return ModelOutput(memory, None, None, None)
         ids = batch["decoder_input_ids"]
@@ -60,13 +60,21 @@ class Spread:
 
         return self._through(self._encoding, encoded, tuple(input_ids.shape))
 
-    def cache(self, memory: Tensor, attention_mask: Tensor | None, *, length: int) -> SpreadCache:
+    def begin(
+        self, batch: Mapping[str, Tensor], *, length: int, copies: int = 1, mask: int | None = None
+    ) -> SpreadCache:
         """For writing one token at a time."""
-        own = None
+        assert mask is None, "a decoder reads tokens"
+        memory, own = self.encode(**source_of(batch)), None
         if self._stage in self._decoding:
             assert not isinstance(self._part, EncoderModel), "an encoder has no parts that decode"
-            own = self._part.cache(memory, attention_mask, length=length)
+            own = self._part.cache(memory, batch.get("attention_mask"), length=length, copies=copies)
         return SpreadCache(self, own)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores of the whole vocabulary: (..., D) -> (..., V)."""
+        last = len(self._spans) - 1
+        return self._told(last, self._part.logits(hidden) if self._stage == last else None)
 
     def most_likely(self, hidden: Tensor) -> Tensor:
         """The token with the best score: (..., D) -> (...) int64."""
@@ -107,8 +115,13 @@ class SpreadCache:
         self._own = own
 
     def step(self, ids: Tensor) -> Tensor:
-        """The decoder's states at the next position: (B, 1) -> (B, 1, D)."""
+        """The decoder's states at the next position: (R, 1) -> (R, 1, D)."""
         return self._model.step(self._own, ids)
+
+    def reorder(self, rows: Tensor) -> None:
+        """Every part keeps its own layers' rows."""
+        if self._own is not None:
+            self._own.reorder(rows)
 
 
 def _parts(spans: Sequence[Span], first: int, stop: int) -> list[int]:

@@ -94,6 +94,9 @@ class Method(Protocol):
     def example(self, record: Record, columns: Columns, facts: Facts) -> Example:
         """One record, unpadded; BadData where it lacks something."""
 
+    def corrupt(self, example: Example, rng: np.random.Generator, facts: Facts, *, source: bool) -> Example:
+        """What is read of an example this time, by its own randomness; what the model is given too where `source`."""
+
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Per part, how many items each row contributes: (B,)."""
 
@@ -109,11 +112,21 @@ class Method(Protocol):
     def blanked(self, record: Record, columns: Columns, facts: Facts) -> Record:
         """A record of a test set that has no label with one that nobody looks at."""
 
-    def references(self, records: Sequence[Record], examples: Sequence[Example], columns: Columns) -> list[Any]:
+    def references(
+        self, records: Sequence[Record], examples: Sequence[Example], columns: Columns, facts: Facts
+    ) -> list[Any]:
         """What the answers should be."""
 
     def scores(self, answers: Sequence[Any], references: Sequence[Any]) -> Scores:
         """How good they are."""
+
+
+class Fixed:
+    """Of methods that draw nothing."""
+
+    def corrupt(self, example: Example, rng: np.random.Generator, facts: Facts, *, source: bool) -> Example:
+        """The example itself."""
+        return example
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,12 +160,20 @@ def value(record: Record, key: str) -> Any:
     return record[key]
 
 
-def text_of(record: Record, key: str) -> str:
-    """A text of a record."""
-    text = value(record, key)
-    if not isinstance(text, str):
-        raise BadData(f"{key!r} of a record is {type(text).__name__} {str(text)[:40]!r}, and a text is needed")
-    return text
+def tokens_of(record: Record, key: str, tokenizer: Tokenizer) -> np.ndarray:
+    """The ids of a text of a record (N,) int32, given as a text, as pieces of the tokenizer, or as ids."""
+    given = value(record, key)
+    if isinstance(given, str):
+        return tokenizer.encode(given)
+    if isinstance(given, list) and all(isinstance(piece, str) for piece in given):
+        return tokenizer.ids_of(given)
+    if isinstance(given, list) and all(isinstance(token, int) and not isinstance(token, bool) for token in given):
+        beyond = [token for token in given if not 0 <= token < tokenizer.vocabulary.size]
+        if beyond:
+            raise BadData(f"{key!r} of a record has the id {beyond[0]}, and ids end at {tokenizer.vocabulary.size - 1}")
+        return np.array(given, dtype=np.int32)
+    shown = str(given)[:40]
+    raise BadData(f"{key!r} of a record is {type(given).__name__} {shown!r}; give a text, a list of pieces, or of ids")
 
 
 def joined(texts: Sequence[np.ndarray], facts: Facts, *, ends_between: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -187,7 +208,7 @@ def _cut(lengths: Sequence[int], room: int) -> list[int]:
 def row_of(record: Record, columns: Columns, facts: Facts) -> tuple[np.ndarray, np.ndarray]:
     """The text of a record, or its pair of texts, as `joined` gives it."""
     keys = [columns.text] if columns.pair is None else [columns.text, columns.pair]
-    texts = [facts.tokenizer.encode(text_of(record, key)) for key in keys]
+    texts = [tokens_of(record, key, facts.tokenizer) for key in keys]
     return joined(texts, facts, ends_between=columns.ends_between)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from megas2s.data.records import Record
 from megas2s.errors import BadData
-from megas2s.methods.base import Columns, Facts, heads_apart, source_of, states, value
+from megas2s.methods.base import Columns, Facts, Fixed, heads_apart, source_of, states, value
 from megas2s.metrics.scores import Scores, of_classes, of_numbers
 from megas2s.models.config import ModelConfig
 from megas2s.models.output import ModelOutput, Reader
@@ -25,7 +25,7 @@ from megas2s.objectives.base import Batch, Example, Part, measure
 from megas2s.spec import spec
 
 
-class Pooled:
+class Pooled(Fixed):
     """What both kinds share: a head over one state of a text."""
 
     name: str
@@ -114,7 +114,9 @@ class Classify(Pooled):
         """Of any class."""
         return {**record, columns.label: facts.labels[0]}
 
-    def references(self, records: Sequence[Record], examples: Sequence[Example], columns: Columns) -> list[Any]:
+    def references(
+        self, records: Sequence[Record], examples: Sequence[Example], columns: Columns, facts: Facts
+    ) -> list[Any]:
         """The class, by name."""
         return [_class(record, columns) for record in records]
 
@@ -160,7 +162,9 @@ class Regress(Pooled):
         """With any number."""
         return {**record, columns.label: 0.0}
 
-    def references(self, records: Sequence[Record], examples: Sequence[Example], columns: Columns) -> list[Any]:
+    def references(
+        self, records: Sequence[Record], examples: Sequence[Example], columns: Columns, facts: Facts
+    ) -> list[Any]:
         """The number."""
         return [_number(record, columns) for record in records]
 

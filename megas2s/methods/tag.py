@@ -19,7 +19,7 @@ from torch import Tensor
 from megas2s.data.records import Record
 from megas2s.errors import BadData
 from megas2s.labels import IGNORED
-from megas2s.methods.base import Columns, Facts, heads_apart, joined, rows_of, states, value
+from megas2s.methods.base import Columns, Facts, Fixed, heads_apart, joined, rows_of, states, value
 from megas2s.metrics.scores import Scores, of_tags
 from megas2s.models.config import ModelConfig
 from megas2s.models.output import ModelOutput, Reader
@@ -30,7 +30,7 @@ from megas2s.tokenizer.load import Tokenizer
 
 
 @spec
-class Tag:
+class Tag(Fixed):
     """Tags of the words that `data.columns.text` lists. Words beyond `length` are not scored."""
 
     name: Literal["tag"] = "tag"
@@ -90,7 +90,9 @@ class Tag:
         words = record.get(columns.text)
         return {**record, columns.label: [facts.labels[0]] * len(words) if isinstance(words, list) else []}
 
-    def references(self, records: Sequence[Record], examples: Sequence[Example], columns: Columns) -> list[Any]:
+    def references(
+        self, records: Sequence[Record], examples: Sequence[Example], columns: Columns, facts: Facts
+    ) -> list[Any]:
         """The same words' own tags."""
         pairs = zip(records, examples, strict=True)
         return [_words(record, columns)[1][: len(_places(example))] for record, example in pairs]

@@ -10,6 +10,7 @@ any; and by `handoff.py`, which makes weights of one shape another's. Nothing el
     RoBERTa      layer          post      learned    encoder alone
     BERT         layer          post      learned    encoder alone, two segment types
     ELECTRA      layer          post      learned    as BERT, embeddings narrower than the layers
+    UniLM 2      layer          post      both       as BERT
 
 `presets.py` has the published sizes, `convert/` the families of transformers that these shapes are.
 """
@@ -49,7 +50,7 @@ class ModelConfig:
     norm_position: Literal["pre", "post"] = "pre"  # of each sublayer; pre has one more norm at the end of a stack
     norm_epsilon: float = 1e-5  # MBart's layer norms have this one and no key to change it
     embed_norm: bool = True  # a norm over the summed embeddings
-    positions: Literal["learned", "relative"] = "learned"  # relative: T5's bias on attention scores
+    positions: Literal["learned", "relative", "both"] = "learned"  # relative: T5's bias on attention scores
     relative_buckets: int = 32
     relative_max_distance: int = 128  # in tokens; all further ones share a bucket
     token_classes: int = 0  # of a linear head over states of tokens; 0: no such head
@@ -117,7 +118,12 @@ class ModelConfig:
     @property
     def has_learned_positions(self) -> bool:
         """Whether a table of positions bounds the length of a row."""
-        return self.positions == "learned"
+        return self.positions != "relative"
+
+    @property
+    def has_relative_positions(self) -> bool:
+        """Whether a stack has a table of distances."""
+        return self.positions != "learned"
 
     @property
     def has_masked_head(self) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from megas2s.models.attention import Linear
 from megas2s.models.config import ModelConfig
 from megas2s.models.layers import drop, norm
-from megas2s.models.loss import cross_entropy
+from megas2s.models.loss import Smoothing, cross_entropy
 from megas2s.models.output import TokenLoss
 
 
@@ -26,14 +26,18 @@ class VocabularyHead(nn.Module):
         shape = (config.vocab_size, config.hidden_size)
         self.weight = nn.Parameter(torch.empty(shape)) if weight is None else weight
         self.scale = config.hidden_size**-0.5 if config.scale_head else None
+        self.pad_id = config.pad_id
 
-    def forward(self, hidden: Tensor, labels: Tensor | None = None, *, drop_ignored: bool = True) -> TokenLoss | Tensor:
+    def forward(
+        self, hidden: Tensor, labels: Tensor | None = None, *, drop_ignored: bool = True, smoothing: float = 0.0
+    ) -> TokenLoss | Tensor:
         """The loss of `labels` (N,) at `hidden` (N, D); without labels the logits (..., V) of `hidden` (..., D)."""
         if self.scale is not None:
             hidden = hidden * self.scale
         if labels is None:
             return F.linear(hidden, self.weight)
-        return cross_entropy(hidden, self.weight, labels, drop_ignored=drop_ignored)
+        smoothed = Smoothing(smoothing, self.pad_id) if smoothing else None
+        return cross_entropy(hidden, self.weight, labels, drop_ignored=drop_ignored, smoothing=smoothed)
 
 
 class MaskedHead(nn.Module):
@@ -49,13 +53,17 @@ class MaskedHead(nn.Module):
         width, narrow = config.hidden_size, config.embedding_width
         self.dense = Linear(width, narrow)
         self.norm = norm(config, width=narrow)
+        self.pad_id = config.pad_id
 
-    def forward(self, hidden: Tensor, labels: Tensor | None = None, *, drop_ignored: bool = True) -> TokenLoss | Tensor:
+    def forward(
+        self, hidden: Tensor, labels: Tensor | None = None, *, drop_ignored: bool = True, smoothing: float = 0.0
+    ) -> TokenLoss | Tensor:
         """The loss of `labels` (N,) at `hidden` (N, D); without labels the logits (..., V) of `hidden` (..., D)."""
         hidden = self.norm(F.gelu(self.dense(hidden)))
         if labels is None:
             return F.linear(hidden, self.weight, self.bias)
-        return cross_entropy(hidden, self.weight, labels, bias=self.bias, drop_ignored=drop_ignored)
+        smoothed = Smoothing(smoothing, self.pad_id) if smoothing else None
+        return cross_entropy(hidden, self.weight, labels, bias=self.bias, drop_ignored=drop_ignored, smoothing=smoothed)
 
 
 class TokenHead(Linear):

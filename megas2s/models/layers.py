@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from megas2s.models.attention import Attention, Linear
+from megas2s.models.attention import Attention, Linear, Mask, Tail
 from megas2s.models.config import ModelConfig
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -111,9 +111,17 @@ class EncoderLayer(Layer):
         self.ffn = FeedForward(config)
         self.ffn_norm = norm(config)
 
-    def forward(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, S, D) -> (B, S, D); `mask` broadcasts to (B, H, S, S)."""
-        hidden = self.add(hidden, self.self_attention_norm, lambda x: self.self_attention(x, x, mask))
+    def forward(self, hidden: Tensor, mask: Mask | Tail = None) -> Tensor:
+        """(B, S, D) -> (B, S, D); `mask` broadcasts to (B, H, S, S).
+
+        Given `Tail` the states of the last positions alone, (B, size, D), which still look at all others.
+        """
+        norm = self.self_attention_norm
+        if isinstance(mask, Tail):
+            memory = norm(hidden) if self.pre else hidden
+            hidden = self.add(hidden[:, -mask.size :], norm, lambda x: self.self_attention(x, memory, mask.mask))
+        else:
+            hidden = self.add(hidden, norm, lambda x: self.self_attention(x, x, mask))
         return self.add(hidden, self.ffn_norm, self.ffn)
 
 

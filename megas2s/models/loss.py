@@ -10,6 +10,7 @@ the chunk, while it is there; the backward pass only scales them. Nothing is com
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -26,8 +27,29 @@ FEW_CHUNKS = 4  # a sum over more is kept in float32: each addition in bfloat16 
 WEIGHT_ROWS = 1 << 13  # rows of the weight's gradient added at a time where it is summed in another dtype
 
 
+class Smoothing(NamedTuple):
+    """Labels are right with 1 - amount; every other id shares the rest alike, but for `never`, which has none of it.
+
+    So the loss is the divergence of the model from that (Bao et al. 2021 after Vaswani et al. 2017, section 5.4): it is
+    0 at best, and the cross-entropy where `amount` is 0.
+    """
+
+    amount: float
+    never: int  # the id of padding
+
+    def share(self, vocabulary: int) -> float:
+        """Of each other id."""
+        return self.amount / (vocabulary - 2)
+
+
 def cross_entropy(
-    hidden: Tensor, weight: Tensor, labels: Tensor, *, bias: Tensor | None = None, drop_ignored: bool = True
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    *,
+    bias: Tensor | None = None,
+    drop_ignored: bool = True,
+    smoothing: Smoothing | None = None,
 ) -> TokenLoss:
     """Summed nll of `labels` (N,) under softmax(hidden weight' + bias); hidden (N, D), weight (V, D), bias (V,).
 
@@ -37,14 +59,18 @@ def cross_entropy(
     if drop_ignored:
         kept = (labels != IGNORED).nonzero().squeeze(1)
         if len(kept) < len(labels):
-            total, each = _apply(hidden[kept], weight, bias, labels[kept])
-            return TokenLoss(total, torch.zeros(len(labels), device=each.device).index_copy(0, kept, each))
-    return TokenLoss(*_apply(hidden, weight, bias, labels))
+            total, *some = _apply(hidden[kept], weight, bias, labels[kept], smoothing)
+            each, nll = (torch.zeros(len(labels), device=part.device).index_copy(0, kept, part) for part in some)
+            return TokenLoss(total, each, nll)
+    return _apply(hidden, weight, bias, labels, smoothing)
 
 
-def _apply(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> tuple[Tensor, Tensor]:
-    total, each = _CrossEntropy.apply(hidden, weight, bias, labels, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
-    return total, each.float()
+def _apply(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, smoothing: Smoothing | None
+) -> TokenLoss:
+    found = _CrossEntropy.apply(hidden, weight, bias, labels, smoothing, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
+    total, each, nll = found
+    return TokenLoss(total, each.float(), nll.float())
 
 
 class _Wants(NamedTuple):
@@ -58,8 +84,14 @@ class _Wants(NamedTuple):
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, differentiate: bool
-    ) -> tuple[Tensor, Tensor]:
+        ctx: FunctionCtx,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        smoothing: Smoothing | None,
+        differentiate: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         flags = ctx.needs_input_grad[:3]  # type: ignore[attr-defined]
         wants = _Wants(*(differentiate and flag for flag in flags))
         device = hidden.device.type
@@ -67,28 +99,28 @@ class _CrossEntropy(torch.autograd.Function):
         dtype = torch.get_autocast_dtype(device) if autocast else weight.dtype
         with torch.autocast(device, enabled=False):
             operands = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-            each, gradients = _run(*operands, labels, wants)
+            (each, nll), gradients = _run(*operands, labels, wants, smoothing)
         ctx.save_for_backward(*gradients)  # type: ignore[arg-type]
         ctx.dtypes = hidden.dtype, weight.dtype, weight.dtype if bias is None else bias.dtype  # type: ignore[attr-defined]
-        ctx.mark_non_differentiable(each)
-        return each.sum(), each
+        ctx.mark_non_differentiable(each, nll)
+        return each.sum(), each, nll
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, scale: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: FunctionCtx, scale: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         gradients = zip(ctx.saved_tensors, ctx.dtypes, strict=True)  # type: ignore[attr-defined]
         scaled = [None if gradient is None else _scaled(gradient, scale, dtype) for gradient, dtype in gradients]
-        return (*scaled, None, None)
+        return (*scaled, None, None, None)
 
 
 def _run(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, wants: _Wants
-) -> tuple[Tensor, tuple[Tensor | None, Tensor | None, Tensor | None]]:
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, wants: _Wants, smoothing: Smoothing | None
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor | None, Tensor | None, Tensor | None]]:
     positions, vocabulary = len(hidden), len(weight)
     chunks = max(1, -(-positions * vocabulary // LOGITS_PER_CHUNK))
     rows = max(1, -(-positions // chunks))
     sum_dtype = weight.dtype if chunks <= FEW_CHUNKS else _at_least_float32(weight.dtype)
-    each = hidden.new_zeros(positions, dtype=_at_least_float32(weight.dtype))
+    each = hidden.new_zeros((2, positions), dtype=_at_least_float32(weight.dtype))  # with smoothing, and without
     grad_hidden = torch.empty_like(hidden) if wants.hidden else None
     grad_weight = torch.empty_like(weight, dtype=sum_dtype) if wants.weight else None
     grad_bias = hidden.new_zeros(vocabulary, dtype=each.dtype) if wants.bias else None
@@ -99,32 +131,48 @@ def _run(
         logits = hidden[part] @ weight.t()
         if bias is not None:
             logits += bias
-        each[part] = _nll_and_errors(logits, labels[part], wants_errors=any(wants))
+        each[:, part] = _losses_and_errors(logits, labels[part], smoothing, wants_errors=any(wants))
         if grad_hidden is not None:
             torch.mm(logits, weight, out=grad_hidden[part])
         if grad_weight is not None:
             _add_product(grad_weight, logits, hidden[part], onto_nothing=start == 0)
         if grad_bias is not None:
             grad_bias += logits.sum(dim=0, dtype=grad_bias.dtype)
-    return each, (grad_hidden, grad_weight, grad_bias)
+    return (each[0], each[1]), (grad_hidden, grad_weight, grad_bias)
 
 
-def _nll_and_errors(logits: Tensor, labels: Tensor, *, wants_errors: bool) -> Tensor:
-    """The nll of each row; with `wants_errors` the logits are overwritten by softmax - onehot (0 where ignored)."""
-    nll = logits.new_empty(len(logits), dtype=_at_least_float32(logits.dtype))
+def _losses_and_errors(logits: Tensor, labels: Tensor, smoothing: Smoothing | None, *, wants_errors: bool) -> Tensor:
+    """The loss and the nll of each row, (2, N); with `wants_errors` the logits are overwritten by softmax - target."""
+    found = logits.new_empty((2, len(logits)), dtype=_at_least_float32(logits.dtype))
     limit = SOFTMAX_ELEMENTS.get(logits.device.type, SOFTMAX_ELEMENTS_ELSEWHERE)
     rows = max(1, limit // max(1, logits.shape[1]))
     counted = labels != IGNORED
     safe = labels.where(counted, 0)[:, None]
     for start in range(0, len(logits), rows):
         part = slice(start, start + rows)
-        log_probabilities = torch.log_softmax(logits[part], dim=-1, dtype=nll.dtype)
-        nll[part] = -log_probabilities.gather(1, safe[part]).squeeze(1)
+        log_probabilities = torch.log_softmax(logits[part], dim=-1, dtype=found.dtype)
+        nll = -log_probabilities.gather(1, safe[part]).squeeze(1)
+        found[0, part] = nll if smoothing is None else _divergence(log_probabilities, nll, smoothing)
+        found[1, part] = nll
         if wants_errors:
             errors = log_probabilities.exp_()
-            errors.scatter_(1, safe[part], errors.gather(1, safe[part]) - 1)
-            torch.mul(errors, counted[part, None], out=logits[part])
-    return nll.where(counted, 0)
+            right = 1.0
+            if smoothing is not None:
+                share = smoothing.share(errors.shape[1])
+                right = 1.0 - smoothing.amount - share
+                errors -= share
+                errors[:, smoothing.never] += share
+            errors.scatter_(1, safe[part], errors.gather(1, safe[part]) - right)
+            torch.mul(errors, counted[part, None], out=logits[part])  # 0 where ignored
+    return found.where(counted, 0)
+
+
+def _divergence(log_probabilities: Tensor, nll: Tensor, smoothing: Smoothing) -> Tensor:
+    """Of the model from the smoothed labels: (N, V), (N,) -> (N,)."""
+    amount, share = smoothing.amount, smoothing.share(log_probabilities.shape[1])
+    others = log_probabilities.sum(-1) + nll - log_probabilities[:, smoothing.never]
+    certain = (1 - amount) * math.log1p(-amount) + amount * math.log(share)
+    return certain + (1 - amount) * nll - share * others
 
 
 def _add_product(target: Tensor, errors: Tensor, hidden: Tensor, *, onto_nothing: bool) -> None:

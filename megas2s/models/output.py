@@ -13,13 +13,20 @@ from torch import Tensor
 
 
 class TokenLoss(NamedTuple):
-    """Cross-entropy of N positions against the vocabulary, in nats."""
+    """What N labels cost against the vocabulary, in nats: cross-entropy, or with smoothing what is minimised then."""
 
     total: Tensor  # scalar with a graph
     each: Tensor  # (N,) float32 without a graph; 0 where the label is ignored
+    nll: Tensor  # (N,) likewise, without smoothing
 
 
-VocabularyLoss = Callable[[Tensor, Tensor], TokenLoss]  # ((N, D) hidden, (N,) labels) -> TokenLoss
+class VocabularyLoss(Protocol):
+    """A head, with the labels it is to predict."""
+
+    def __call__(self, hidden: Tensor, labels: Tensor, *, smoothing: float = 0.0) -> TokenLoss:
+        """The loss of `labels` (N,) at `hidden` (N, D); `models.loss` defines smoothing."""
+
+
 Scores = Callable[[Tensor], Tensor]  # (..., D) hidden -> (..., classes)
 
 
@@ -36,10 +43,13 @@ class ModelOutput(NamedTuple):
 
 
 class Steps(Protocol):
-    """Decoding one position at a time."""
+    """Writing one token at a time, R rows at once."""
 
     def step(self, ids: Tensor) -> Tensor:
-        """The decoder's states at the next position, which reads `ids` (B, 1): (B, 1, D)."""
+        """The states that the next token is read from, once `ids` (R, 1) are read: (R, 1, D)."""
+
+    def reorder(self, rows: Tensor) -> None:
+        """Row r goes on from what row `rows[r]`, of the same source, has been given; (R,)."""
 
 
 class Reader(Protocol):
@@ -54,17 +64,13 @@ class Reader(Protocol):
 
 @runtime_checkable
 class Writer(Reader, Protocol):
-    """An encoder-decoder that is asked."""
+    """A model that is asked to write."""
 
-    def encode(
-        self,
-        input_ids: Tensor,
-        *,
-        attention_mask: Tensor | None = None,
-        segment_ids: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-    ) -> Tensor:
-        """The encoder's states: (B, S) -> (B, S, D)."""
+    def begin(self, batch: Mapping[str, Tensor], *, length: int, copies: int = 1, mask: int | None = None) -> Steps:
+        """For writing up to `length` tokens for each source of a batch, `copies` rows of them side by side.
 
-    def cache(self, memory: Tensor, attention_mask: Tensor | None, *, length: int) -> Steps:
-        """For writing up to `length` tokens one at a time; memory (B, S, D) and mask (B, S) are the source's."""
+        `mask` is the id that a model fills which was taught to; without one, each token is read from the one before.
+        """
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores of the whole vocabulary at a few positions: (..., D) -> (..., V)."""

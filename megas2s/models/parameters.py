@@ -92,7 +92,7 @@ def _stack(config: ModelConfig, stack: str, depth: int) -> Iterator[tuple[str, S
         yield f"{stack}.embed.weight", (config.vocab_size, width)
     if config.has_learned_positions:
         yield f"{stack}.positions.weight", (config.max_positions, width)
-    else:
+    if config.has_relative_positions:
         yield f"{stack}.relative_bias.weight", (config.relative_buckets, config.num_heads)
     if config.segment_types and stack == "encoder":
         yield f"{stack}.types.weight", (config.segment_types, width)

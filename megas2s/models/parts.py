@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from megas2s.models.config import ModelConfig
 from megas2s.models.parameters import aliases, canonical_parameters, parameter_shapes
-from megas2s.models.transformer import SOURCE, EncoderModel, Network, Stack, construct
+from megas2s.models.stacks import Stack
+from megas2s.models.transformer import EncoderModel, Network, construct, source_of
 
 Stream = tuple[Tensor, ...]  # (encoder states (B, S, D),) and, once the decoder has begun, (memory, decoder states)
 LAST = ("head.weight", "mlm.", "classes.", "text.")
@@ -121,8 +122,7 @@ def forward(model: Network, span: Span, batch: Mapping[str, Tensor], stream: Str
     """
     depth = model.config.num_encoder_layers
     if span.first < depth:
-        source = {name: batch[name] for name in SOURCE if name in batch}
-        stream = (model.encode(**source, hidden=stream[0] if stream else None),)
+        stream = (model.encode(**source_of(batch), hidden=stream[0] if stream else None),)
     if not isinstance(model, EncoderModel) and span.stop > depth and span.first < unit_count(model.config) - 1:
         memory, *begun = stream
         stream = (memory, model.decoded(batch, memory, hidden=begun[0] if begun else None))

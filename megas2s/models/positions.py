@@ -27,21 +27,21 @@ class RelativeBias(nn.Module):
         self.causal = causal
         self.weight = nn.Parameter(torch.empty(config.relative_buckets, config.num_heads))
 
-    def forward(self, length: int, mask: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """What is added to the scores of `length` positions in `dtype`: (1, H, S, S), or (B, H, S, S) with a mask.
+    def forward(self, queries: Tensor, keys: Tensor, mask: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """What is added to the scores between positions (B, T) and (B, S), in `dtype`: (B, H, T, S).
 
-        `mask` is boolean and broadcasts to (B, H, S, S); a causal table without one lets each position look back.
+        `mask` is boolean and broadcasts to (B, H, T, S); a causal table without one lets each position look back.
+        B may be 1, for all rows.
         """
-        index = torch.arange(length, device=self.weight.device)
-        distance = index[None, :] - index[:, None]  # of the key from the query
+        distance = keys[:, None, :] - queries[:, :, None]  # of the key from the query
         found = buckets(distance, len(self.weight), self.max_distance, causal=self.causal)
         # In float32, so that the gradient is: each row of the table is read by thousands of positions, and a CPU adds
         # up a lookup's gradient in the dtype of the table.
-        bias = F.embedding(found, self.weight.float()).permute(2, 0, 1)[None].to(dtype)
+        bias = F.embedding(found, self.weight.float()).permute(0, 3, 1, 2).to(dtype)
         if mask is None:
             if not self.causal:
                 return bias
-            mask = distance <= 0
+            mask = (distance <= 0)[:, None]
         return bias.masked_fill(~mask, -math.inf)
 
 

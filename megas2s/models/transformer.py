@@ -13,139 +13,30 @@ first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from megas2s.models.attention import Linear, causal_mask, padding_mask, segment_mask, segment_positions
-from megas2s.models.cache import Cache
+from megas2s.models.attention import causal_mask, padding_mask, segment_mask, segment_positions
+from megas2s.models.cache import Cache, Guesses, RowCache
 from megas2s.models.config import ModelConfig
 from megas2s.models.freezing import quiet_frozen
 from megas2s.models.heads import MaskedHead, TextHead, TokenHead, VocabularyHead
 from megas2s.models.init import fill, first_values
-from megas2s.models.layers import DecoderLayer, EncoderLayer, Table, drop, norm
+from megas2s.models.layers import Table
 from megas2s.models.output import ModelOutput, VocabularyLoss
+from megas2s.models.packed import pack
 from megas2s.models.parameters import aliases
-from megas2s.models.positions import RelativeBias
+from megas2s.models.stacks import Decoder, Encoder, Stack
 
 SOURCE = ("input_ids", "attention_mask", "segment_ids", "token_type_ids")  # what the encoder reads of a batch
 
 
-class Stack(nn.Module):
-    """What encoder and decoder share: embeddings, a list of layers, a last norm. Absent parts are None."""
-
-    def __init__(
-        self, config: ModelConfig, layers: Sequence[nn.Module], *, embedding: nn.Parameter | None, causal: bool
-    ) -> None:
-        super().__init__()
-        width = config.embedding_width
-        learned = config.has_learned_positions
-        self.embed = Table(config.vocab_size, width, weight=embedding)
-        self.positions = Table(config.max_positions, width) if learned else None
-        self.relative_bias = None if learned else RelativeBias(config, causal=causal)
-        typed = config.segment_types and not causal  # types tell the texts of a source apart
-        self.types = Table(config.segment_types, width) if typed else None
-        self.embed_norm = norm(config, width=width, dropout=config.dropout) if config.embed_norm else None
-        narrow = config.embedding_size is not None
-        self.projection = Linear(width, config.hidden_size) if narrow else None
-        self.layers = nn.ModuleList(layers)
-        self.norm = norm(config, dropout=config.output_dropout) if config.norm_position == "pre" else None
-        self.scale = config.hidden_size**0.5 if config.scale_embedding else None
-        self.dropout = config.dropout
-        self.max_positions = config.max_positions
-        self.ends = True  # whether the last layer is here; a part of a model may lack it
-        self.checkpointed = False  # recompute each layer in the backward pass instead of storing its activations
-
-    def embedded(self, ids: Tensor, segments: Tensor | None, types: Tensor | None = None, *, first: int = 0) -> Tensor:
-        """Token, position and type, normed: (B, S) -> (B, S, D). The first column has the position `first`."""
-        hidden = self.embed(ids)
-        if self.scale is not None:
-            hidden = hidden * self.scale
-        if self.types is not None:
-            hidden = hidden + self.types(ids.new_zeros(1, 1) if types is None else types)
-        if self.positions is not None:
-            end = first + ids.shape[1]
-            if end > self.max_positions:
-                raise ValueError(f"a row of {end} tokens exceeds the model's {self.max_positions} positions")
-            index = torch.arange(first, end, device=ids.device) if segments is None else segment_positions(segments)
-            hidden = hidden + self.positions(index)
-        hidden = drop(hidden, self.dropout, self.training) if self.embed_norm is None else self.embed_norm(hidden)
-        states: Tensor = hidden if self.projection is None else self.projection(hidden)
-        return states
-
-    def self_mask(self, hidden: Tensor, mask: Tensor | None) -> Tensor | None:
-        """What the layers' self-attention reads: `mask`, or with relative positions the bias with `mask` in it."""
-        if self.relative_bias is None:
-            return mask
-        device = hidden.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-        bias: Tensor = self.relative_bias(hidden.shape[1], mask, dtype)
-        return bias
-
-    def ended(self, hidden: Tensor) -> Tensor:
-        """The stream after the layers (B, S, D), normed where they are the last ones and none has done it."""
-        return self.norm(hidden) if self.ends and self.norm is not None else hidden
-
-    def run(self, layer: nn.Module, hidden: Tensor, *rest: Tensor | None) -> Tensor:
-        """One layer, recomputed in the backward pass where that is asked for and there is one."""
-        if self.checkpointed and torch.is_grad_enabled() and _has_backward(layer, hidden, *rest):
-            hidden = checkpoint(layer, hidden, *rest, use_reentrant=False)
-        else:
-            hidden = layer(hidden, *rest)
-        return hidden
-
-
-class Encoder(Stack):
-    """Bidirectional layers over the source."""
-
-    def __init__(self, config: ModelConfig, *, embedding: nn.Parameter | None = None) -> None:
-        layers = [EncoderLayer(config) for _ in range(config.num_encoder_layers)]
-        super().__init__(config, layers, embedding=embedding, causal=False)
-
-    def forward(
-        self,
-        ids: Tensor,
-        mask: Tensor | None = None,
-        segments: Tensor | None = None,
-        types: Tensor | None = None,
-        hidden: Tensor | None = None,
-    ) -> Tensor:
-        """(B, S) ids, a boolean mask that broadcasts to (B, H, S, S), (B, S) segments and types -> (B, S, D).
-
-        Given `hidden` (B, S, D), the states of layers that lie elsewhere, it goes on from there.
-        """
-        hidden = self.embedded(ids, segments, types) if hidden is None else hidden
-        mask = self.self_mask(hidden, mask)
-        for layer in self.layers:
-            hidden = self.run(layer, hidden, mask)
-        return self.ended(hidden)
-
-
-class Decoder(Stack):
-    """Causal layers over the target that read the encoder's states."""
-
-    def __init__(self, config: ModelConfig, *, embedding: nn.Parameter | None = None) -> None:
-        layers = [DecoderLayer(config) for _ in range(config.num_decoder_layers)]
-        super().__init__(config, layers, embedding=embedding, causal=True)
-
-    def forward(
-        self,
-        ids: Tensor,
-        memory: Tensor,
-        self_mask: Tensor | None = None,
-        cross_mask: Tensor | None = None,
-        segments: Tensor | None = None,
-        hidden: Tensor | None = None,
-    ) -> Tensor:
-        """(B, T) ids, (B, S, D) memory -> (B, T, D); see `DecoderLayer` for the masks, `Encoder` for `hidden`."""
-        hidden = self.embedded(ids, segments) if hidden is None else hidden
-        self_mask = self.self_mask(hidden, self_mask)
-        for layer in self.layers:
-            hidden = self.run(layer, hidden, memory, self_mask, cross_mask)
-        return self.ended(hidden)
+def source_of(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the encoder reads of a batch, as `Model.encode` takes it."""
+    return {name: batch[name] for name in SOURCE if name in batch}
 
 
 class Model(nn.Module):
@@ -195,7 +86,8 @@ class Model(nn.Module):
         mask = None if attention_mask is None else padding_mask(attention_mask)
         if segments is not None:
             mask = segment_mask(segments, segments)
-        states: Tensor = self.encoder(input_ids, mask, segment_ids, token_type_ids, hidden)
+        positions = None if segment_ids is None else segment_positions(segment_ids)
+        states: Tensor = self.encoder(input_ids, mask, positions, token_type_ids, hidden)
         return states
 
     def train(self, mode: bool = True) -> Model:
@@ -229,13 +121,26 @@ class EncoderModel(Model):
         self._add_heads()
 
     def forward(self, batch: Mapping[str, Tensor]) -> ModelOutput:
-        """Encode `input_ids`; see the head of this module for the fields."""
-        return self.output(batch, self.encode(**{name: batch[name] for name in SOURCE if name in batch}))
+        """Encode `input_ids`; see the head of this module for the fields.
+
+        With `target_ids` the states of what is written, (B, T, D): source and target are one row (`models.packed`).
+        """
+        if "target_ids" not in batch:
+            return self.output(batch, self.encode(**source_of(batch)))
+        row = pack(batch, self.config)
+        return self.output(batch, self.encoder(row.ids, row.blocks, row.positions, row.types))
 
     def output(self, batch: Mapping[str, Tensor], hidden: Tensor) -> ModelOutput:
         """The last states, with the heads that read them."""
         masked = self._masked_loss(padded="attention_mask" in batch)
         return ModelOutput(hidden, None, masked, None, self.mlm, self.classes, self.text)
+
+    def begin(
+        self, batch: Mapping[str, Tensor], *, length: int, copies: int = 1, mask: int | None = None
+    ) -> Guesses | RowCache:
+        """See `models.output.Writer`."""
+        cache = RowCache(self.encoder, batch, length=length, copies=copies, typed=self.config.segment_types > 1)
+        return cache if mask is None else Guesses(cache, mask)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Those of the head for masked language modelling."""
@@ -262,7 +167,7 @@ class Seq2SeqModel(Model):
 
     def forward(self, batch: Mapping[str, Tensor]) -> ModelOutput:
         """Encode `input_ids`, decode `decoder_input_ids`; see the head of this module for the other fields."""
-        memory = self.encode(**{name: batch[name] for name in SOURCE if name in batch})
+        memory = self.encode(**source_of(batch))
         return self.output(batch, memory, self.decoded(batch, memory))
 
     def output(self, batch: Mapping[str, Tensor], memory: Tensor, hidden: Tensor) -> ModelOutput:
@@ -304,12 +209,18 @@ class Seq2SeqModel(Model):
             causal = causal_mask(decoder_input_ids.shape[1], decoder_input_ids.device)
             self_mask = segment_mask(decoder_segment_ids, decoder_segment_ids) & causal
             cross_mask = segment_mask(decoder_segment_ids, sources)
-        states: Tensor = self.decoder(decoder_input_ids, memory, self_mask, cross_mask, decoder_segment_ids, hidden)
+        positions = None if decoder_segment_ids is None else segment_positions(decoder_segment_ids)
+        states: Tensor = self.decoder(decoder_input_ids, memory, self_mask, cross_mask, positions, hidden)
         return states
 
-    def cache(self, memory: Tensor, attention_mask: Tensor | None, *, length: int) -> Cache:
+    def begin(self, batch: Mapping[str, Tensor], *, length: int, copies: int = 1, mask: int | None = None) -> Cache:
+        """See `models.output.Writer`."""
+        assert mask is None, "a decoder reads tokens"
+        return self.cache(self.encode(**source_of(batch)), batch.get("attention_mask"), length=length, copies=copies)
+
+    def cache(self, memory: Tensor, attention_mask: Tensor | None, *, length: int, copies: int = 1) -> Cache:
         """For writing up to `length` tokens one at a time; memory (B, S, D) and mask (B, S) are the source's."""
-        return Cache(self.decoder, memory, attention_mask, length=length)
+        return Cache(self.decoder, memory, attention_mask, length=length, copies=copies)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Those of the decoder's head."""
@@ -338,8 +249,3 @@ def _padding_apart(segments: Tensor | None, attention_mask: Tensor | None) -> Te
     if segments is None or attention_mask is None:
         return segments
     return segments.masked_fill(~attention_mask.bool(), -1)
-
-
-def _has_backward(layer: nn.Module, *inputs: Tensor | None) -> bool:
-    moving = any(tensor is not None and tensor.requires_grad for tensor in inputs)
-    return moving or any(parameter.requires_grad for parameter in layer.parameters())

@@ -109,7 +109,7 @@ def _tokens(output: ModelOutput, hidden: Tensor, labels: Tensor, weight: float) 
     """
     assert output.encoder_vocabulary_loss is not None, "the objective asks for this head"
     kept = (labels.flatten() != IGNORED).nonzero().squeeze(1)
-    total, each = output.encoder_vocabulary_loss(hidden.flatten(0, 1)[kept], labels.flatten()[kept])
+    total, each, _ = output.encoder_vocabulary_loss(hidden.flatten(0, 1)[kept], labels.flatten()[kept])
     rows = torch.zeros(labels.numel(), device=each.device)
     nll, probability = (rows.index_copy(0, kept, values).view(labels.shape).sum(1) for values in (each, (-each).exp()))
     found = {

@@ -21,8 +21,8 @@ def vocabulary_part(loss: VocabularyLoss, hidden: Tensor, labels: Tensor, *, wei
 
     The model's head skips the work for ignored positions where the batch says that rows are padded.
     """
-    total, each = loss(hidden.flatten(0, 1), labels.flatten())
-    return Part(total, weight, each.view(labels.shape).sum(dim=1))
+    found = loss(hidden.flatten(0, 1), labels.flatten())
+    return Part(found.total, weight, found.each.view(labels.shape).sum(dim=1))
 
 
 def at_positions(hidden: Tensor, positions: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ Two engines encode: SentencePiece (`spm.py`), for our own tokenizers and all tha
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -102,6 +103,16 @@ class Tokenizer:
     def encode(self, text: str) -> np.ndarray:
         """Ids of one text, int32."""
         return self.encode_batch([text])[0]
+
+    def ids_of(self, pieces: Sequence[str]) -> np.ndarray:
+        """The ids of pieces as the model writes them, int32; raises BadData for one that is none."""
+        if unknown := [piece for piece in pieces if piece not in self._places]:
+            raise BadData(f"{unknown[0]!r} is no piece of the tokenizer {self.folder}; give texts, or its own pieces")
+        return np.array([self._places[piece] for piece in pieces], dtype=np.int32)
+
+    @functools.cached_property
+    def _places(self) -> dict[str, int]:
+        return {piece: place for place, piece in enumerate(self._engine.pieces)}
 
     def decode(self, ids: Sequence[int] | np.ndarray, *, specials: bool = False) -> str:
         """The text of `ids`. Special tokens vanish, or are written by name where `specials` is set."""

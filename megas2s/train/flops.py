@@ -28,6 +28,7 @@ class StepSize(NamedTuple):
     predicted: int  # positions per row that meet the vocabulary
     classed: int = 0  # states of tokens per row that a head of few classes reads
     restored: int = 0  # states of an encoder-decoder's encoder per row that meet the vocabulary
+    written: tuple[int, ...] = ()  # columns of further blocks of an encoder's rows, of which the last is read alone
 
 
 class Flops(NamedTuple):
@@ -138,14 +139,18 @@ class _Walk:
 
     def encoder(self) -> tuple[bool, int]:
         """Whether the encoder's states need a gradient, and its FLOPs."""
-        tokens = self._size.source
+        blocks = (self._size.source, *self._size.written)
+        tokens, pairs = sum(blocks), sum(size * sum(blocks[: place + 1]) for place, size in enumerate(blocks))
         moves, total = self.embedded("encoder"), 0
         if "encoder.projection.weight" in self._shapes:
             moves, total = self._linear("encoder.projection", moves, tokens)
         biased = self.trains("encoder.relative_bias.weight")
+        last = f"encoder.layers.{depth(self._shapes, 'encoder') - 1}"
         for layer in self.layers("encoder"):
-            moves, cost = self._self_attention(layer, moves, tokens, biased=biased)
-            moves, ffn = self._ffn(layer, moves, tokens)
+            asking = blocks[-1] if layer == last else tokens
+            seen = asking * tokens if layer == last else pairs
+            moves, cost = self._self_attention(layer, moves, asking, tokens, seen, biased=biased)
+            moves, ffn = self._ffn(layer, moves, asking)
             total += cost + ffn
             self.units.append(total - sum(self.units))
         return self.norm("encoder.norm", moves), total
@@ -157,11 +162,11 @@ class _Walk:
         own = cross = ffn = 0
         for layer in self.layers("decoder"):
             before = own + cross + ffn
-            moves, cost = self._self_attention(layer, moves, target, biased=biased)
+            moves, cost = self._self_attention(layer, moves, target, target, target * target, biased=biased)
             own += cost
             norm = f"{layer}.cross_attention_norm"
             queries = (self.before(norm, moves), target)
-            mixed, cost = self._attention(f"{layer}.cross_attention", queries, (memory_moves, source))
+            mixed, cost = self._attention(f"{layer}.cross_attention", queries, (memory_moves, source), target * source)
             cross, moves = cross + cost, self.after(norm, moves or mixed)
             moves, cost = self._ffn(layer, moves, target)
             ffn += cost
@@ -193,24 +198,28 @@ class _Walk:
         cost = 2 * self._size.rows * tokens * math.prod(self._shapes[f"{name}.weight"])
         return moves or trains or self.trains(f"{name}.bias"), cost * (1 + trains + moves)
 
-    def _self_attention(self, layer: str, moves: bool, tokens: int, *, biased: bool) -> tuple[bool, int]:
-        """The sublayer of self-attention with its residual."""
+    def _self_attention(
+        self, layer: str, moves: bool, asking: int, tokens: int, pairs: int, *, biased: bool
+    ) -> tuple[bool, int]:
+        """The sublayer of self-attention with its residual; `asking` of its tokens are queries too."""
         norm = f"{layer}.self_attention_norm"
-        normed = (self.before(norm, moves), tokens)
-        mixed, cost = self._attention(f"{layer}.self_attention", normed, normed, biased=biased)
+        normed = self.before(norm, moves)
+        mixed, cost = self._attention(
+            f"{layer}.self_attention", (normed, asking), (normed, tokens), pairs, biased=biased
+        )
         return self.after(norm, moves or mixed), cost
 
     def _attention(
-        self, name: str, queries: tuple[bool, int], memory: tuple[bool, int], *, biased: bool = False
+        self, name: str, queries: tuple[bool, int], memory: tuple[bool, int], pairs: int, *, biased: bool = False
     ) -> tuple[bool, int]:
         """Four projections, scores and mixture; `queries` and `memory` are (moves, columns).
 
-        `biased`: a trained bias is added to the scores, which therefore need a gradient.
+        `pairs` of them are scored. `biased`: a trained bias is added to the scores, which therefore need a gradient.
         """
         q_moves, q_cost = self._linear(f"{name}.q", *queries)
         k_moves, k_cost = self._linear(f"{name}.k", *memory)
         v_moves, v_cost = self._linear(f"{name}.v", *memory)
-        product = 2 * self._size.rows * queries[1] * memory[1] * self._shapes[f"{name}.q.weight"][0]
+        product = 2 * self._size.rows * pairs * self._shapes[f"{name}.q.weight"][0]
         scores_move = q_moves or k_moves or biased
         scores = product * (1 + q_moves + k_moves)
         mixture = product * (1 + scores_move + v_moves)

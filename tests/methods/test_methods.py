@@ -70,7 +70,7 @@ def test_a_class_is_read_from_the_mean_of_an_encoder_s_states(facts):
     predictions = method.predictions(model, batch, found)
     assert predictions.tolist() == scores.argmax(-1).tolist()
     assert method.answers(predictions.numpy(), examples, found) == [labels[n] for n in predictions.tolist()]
-    assert method.references(records, examples, Columns()) == ["1", "x"]
+    assert method.references(records, examples, Columns(), found) == ["1", "x"]
 
 
 def test_an_encoder_decoder_reads_a_text_from_its_last_state(facts):
@@ -103,7 +103,7 @@ def test_a_number_is_learnt_by_its_squared_error(facts):
     expected = (answers - torch.tensor([2.5, 4.0])).square()
     part = method.loss(output, batch)["regress"]
     torch.testing.assert_close(part.row_totals, expected.detach())
-    assert method.references(records, examples, PAIR) == [2.5, 4.0]
+    assert method.references(records, examples, PAIR, found) == [2.5, 4.0]
 
 
 def test_rows_that_fill_a_batch_up_cost_nothing(facts):
@@ -137,7 +137,7 @@ def test_a_tag_lies_at_the_first_piece_of_its_word(facts, tokenizer):
     assert predictions.shape == (1, 32)
     answers = method.answers(predictions.numpy(), [example], found)
     assert [len(row) for row in answers] == [3]
-    assert method.references([record], [example], TAGS) == [["N", "V", "P"]]
+    assert method.references([record], [example], TAGS, found) == [["N", "V", "P"]]
 
 
 def test_words_beyond_the_row_are_not_scored(facts):
@@ -146,7 +146,7 @@ def test_words_beyond_the_row_are_not_scored(facts):
     example = method.example(record, TAGS, found)
     kept = int((example["encoder_labels"] != IGNORED).sum())
     assert 0 < kept < 8
-    assert method.references([record], [example], TAGS) == [["N"] * kept]
+    assert method.references([record], [example], TAGS, found) == [["N"] * kept]
     assert example["encoder_labels"][-1] == IGNORED
 
 
@@ -172,7 +172,12 @@ def test_a_text_is_written_given_another(facts, tokenizer):
     ("method", "record", "columns", "said"),
     [
         (Classify(), {"txt": "a", "label": 1}, Columns(), "a record has no 'text'; did you mean 'txt'"),
-        (Classify(), {"text": 5, "label": 1}, Columns(), "'text' of a record is int '5', and a text is needed"),
+        (
+            Classify(),
+            {"text": 5, "label": 1},
+            Columns(),
+            "'text' of a record is int '5'; give a text, a list",
+        ),
         (Classify(), {"text": "a", "label": 0.5}, Columns(), "a class is a text or a whole number"),
         (Regress(), {"text": "a", "label": "much"}, Columns(), "a finite number is needed"),
         (Regress(), {"text": "a", "label": float("nan")}, Columns(), "a finite number is needed"),
@@ -200,7 +205,7 @@ def test_labels_that_training_has_not_are_places_to_answer_and_nothing_to_learn(
     assert Tag().loss(output, batch)["tag"].total > 0
     answers = Tag().answers(Tag().predictions(model, batch, tagged).numpy(), [example], tagged)
     assert len(answers[0]) == 2
-    assert Tag().references([row], [example], TAGS) == [["N", "X"]]
+    assert Tag().references([row], [example], TAGS, tagged) == [["N", "X"]]
 
 
 def test_one_class_is_nothing_to_tell_apart(facts):

@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from megas2s.labels import IGNORED
 from megas2s.models import loss as loss_module
-from megas2s.models.loss import cross_entropy
+from megas2s.models.loss import Smoothing, cross_entropy
 
 POSITIONS, WIDTH, VOCABULARY = 11, 8, 53
 
@@ -40,7 +40,8 @@ def test_loss_and_gradients_equal_cross_entropy_on_full_logits(chunks, ignored, 
     hidden, weight, bias, labels = operands(ignored=ignored)
     logits = F.linear(hidden, weight, bias)
     expected = F.cross_entropy(logits, labels, reduction="sum")
-    total, each = cross_entropy(hidden, weight, labels, bias=bias, drop_ignored=drop_ignored)
+    total, each, nll = cross_entropy(hidden, weight, labels, bias=bias, drop_ignored=drop_ignored)
+    assert torch.equal(each, nll)
     torch.testing.assert_close(total, expected)
     torch.testing.assert_close(each, F.cross_entropy(logits, labels, reduction="none"))
     assert each.dtype == torch.float32
@@ -48,6 +49,28 @@ def test_loss_and_gradients_equal_cross_entropy_on_full_logits(chunks, ignored, 
     scale = 0.25
     for ours, theirs in zip(
         gradients(scale * total, hidden, weight, bias), gradients(scale * expected, hidden, weight, bias), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("ignored", [(), (0, 4, 10)], ids=["all_count", "some_ignored"])
+def test_smoothed_labels_are_a_distribution_that_the_model_diverges_from(chunks, ignored):
+    """KL of s2s-ft: 1 - e at the label, e / (V - 2) at all others but padding, here id 3."""
+    hidden, weight, bias, labels = operands(ignored=ignored)
+    safe = labels.clamp(min=4)
+    labels = torch.where(labels == IGNORED, labels, safe)
+    target = torch.full((POSITIONS, VOCABULARY), 0.1 / (VOCABULARY - 2))
+    target[:, 3] = 0.0
+    target.scatter_(1, safe[:, None], 0.9)
+    torch.testing.assert_close(target.sum(1), torch.ones(POSITIONS))
+    logits = F.linear(hidden, weight, bias)
+    expected = F.kl_div(logits.log_softmax(-1), target, reduction="none").sum(1).masked_fill(labels == IGNORED, 0)
+    found = cross_entropy(hidden, weight, labels, bias=bias, smoothing=Smoothing(0.1, never=3))
+    torch.testing.assert_close(found.each, expected)
+    torch.testing.assert_close(found.total, expected.sum())
+    torch.testing.assert_close(found.nll, F.cross_entropy(logits, labels, reduction="none"))
+    for ours, theirs in zip(
+        gradients(found.total, hidden, weight, bias), gradients(expected.sum(), hidden, weight, bias), strict=True
     ):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
 
@@ -64,7 +87,7 @@ def test_half_precision_stays_near_float32(chunks, dtype, tolerance):
     hidden, weight, bias, labels = operands(dtype)
     wide = [tensor.detach().float().requires_grad_() for tensor in (hidden, weight, bias)]
     expected = F.cross_entropy(F.linear(*wide), labels, reduction="sum")
-    total, _ = cross_entropy(hidden, weight, labels, bias=bias)
+    total = cross_entropy(hidden, weight, labels, bias=bias).total
     assert total.dtype == torch.float32
     torch.testing.assert_close(total, expected, atol=0, rtol=tolerance)
     for ours, theirs in zip(gradients(total, hidden, weight, bias), gradients(expected, *wide), strict=True):
@@ -88,7 +111,7 @@ def test_many_chunks_lose_no_bits_of_a_bfloat16_gradient(monkeypatch):
 def test_autocast_computes_in_its_dtype_and_returns_gradients_in_the_weights(chunks):
     hidden, weight, bias, labels = operands()
     with torch.autocast("cpu", torch.bfloat16):
-        total, _ = cross_entropy(hidden, weight, labels, bias=bias)
+        total = cross_entropy(hidden, weight, labels, bias=bias).total
     narrow = cross_entropy(hidden.bfloat16(), weight.bfloat16(), labels, bias=bias.bfloat16()).total
     torch.testing.assert_close(total, narrow, atol=0, rtol=0)
     assert all(gradient.dtype == torch.float32 for gradient in gradients(total, hidden, weight, bias))
@@ -133,7 +156,7 @@ def test_ignored_positions_cost_nothing_when_dropped():
 def test_all_ignored_is_a_zero_with_zero_gradients():
     hidden, weight, bias, labels = operands(ignored=range(POSITIONS))
     for drop_ignored in (True, False):
-        total, each = cross_entropy(hidden, weight, labels, bias=bias, drop_ignored=drop_ignored)
+        total, each, _ = cross_entropy(hidden, weight, labels, bias=bias, drop_ignored=drop_ignored)
         assert total.item() == 0
         assert not each.any()
         assert not any(gradient.any() for gradient in gradients(total, hidden, weight, bias))

@@ -69,7 +69,7 @@ def make_output():
 
         def loss(hidden, labels):
             each = F.cross_entropy(hidden @ weight.T, labels, reduction="none", ignore_index=-100)
-            return TokenLoss(each.sum(), each.detach())
+            return TokenLoss(each.sum(), each.detach(), each.detach())
 
         encoder = torch.randn(rows, source, 5, requires_grad=True)
         decoder = torch.randn(rows, target, 5, requires_grad=True) if target else None

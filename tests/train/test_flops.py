@@ -36,6 +36,8 @@ def counted(config: ModelConfig, patterns: list[str], size: StepSize) -> int:
     freeze(model, patterns)
     labels = torch.randint(96, (size.rows * size.predicted,))
     batch = {"input_ids": torch.randint(96, (size.rows, size.source))}
+    for name, columns in zip(("target_ids", "pseudo_ids"), size.written, strict=False):
+        batch[name] = torch.randint(96, (size.rows, columns))
     if config.is_seq2seq:
         batch["decoder_input_ids"] = torch.randint(96, (size.rows, size.target))
     # Two products are free to the counter: the CPU's fused attention, and the in-place addmm_ of the vocabulary loss.
@@ -50,6 +52,14 @@ def counted(config: ModelConfig, patterns: list[str], size: StepSize) -> int:
             loss = output.encoder_vocabulary_loss(hidden.flatten(0, 1), labels)
         loss.total.backward()
     return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("written", [(5,), (5, 5)])
+@pytest.mark.parametrize("patterns", [[], ["encoder.layers.0.*"], ["encoder.embed.*", "encoder.positions.*"]])
+def test_a_row_of_blocks_costs_what_torch_counts(written, patterns):
+    size = StepSize(rows=3, source=11, target=0, predicted=5, written=written)
+    frozen = frozen_names(ENCODER, patterns)
+    assert counted(ENCODER, patterns, size) == step_flops(parameter_shapes(ENCODER), size, frozen=frozen)
 
 
 @pytest.mark.parametrize(

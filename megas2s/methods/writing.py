@@ -1,0 +1,95 @@
+"""What methods that write a text have in common: columns, answers, scores, and a loss on the vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from megas2s.data.records import Record
+from megas2s.decoding.rules import Rules
+from megas2s.decoding.search import everywhere, greedy
+from megas2s.errors import BadData
+from megas2s.methods.base import Columns, Facts, tokens_of, value
+from megas2s.metrics.scores import Scores, of_texts
+from megas2s.models.config import ModelConfig
+from megas2s.models.output import Reader, VocabularyLoss, Writer
+from megas2s.objectives.base import Batch, Example, Part, measure
+from megas2s.objectives.losses import label_counts
+
+BLANK: list[int] = []  # what a record of a test set has for a text that nobody knows
+
+
+class Writing:
+    """Answers are texts, written greedily; references are the texts of the data, whole."""
+
+    name: str
+    label_smoothing: float
+
+    def named(self, record: Record, columns: Columns) -> Sequence[str]:
+        """No classes."""
+        return ()
+
+    def unused(self, config: ModelConfig) -> tuple[str, ...]:
+        """Nothing stands still."""
+        return ()
+
+    def rules(self, facts: Facts) -> Rules:
+        """How the model writes: what it reads first, what ends a text, how long it may be."""
+        vocabulary = facts.vocabulary
+        return Rules(start=facts.start, eos=vocabulary.eos, pad=vocabulary.pad, length=facts.target_length)
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """The tokens of each row that carry loss."""
+        return {self.name: label_counts(batch["labels"])}
+
+    def parts(self, loss: VocabularyLoss, hidden: Tensor, labels: Tensor) -> dict[str, Part]:
+        """What `labels` (B, N) cost at states (B, N, D); with smoothed labels also what they cost without, as nll."""
+        found = loss(hidden.flatten(0, 1), labels.flatten(), smoothing=self.label_smoothing)
+        parts = {self.name: Part(found.total, 1.0, found.each.view(labels.shape).sum(dim=1))}
+        if self.label_smoothing:
+            parts["nll"] = measure(found.nll.view(labels.shape).sum(dim=1), label_counts(labels))
+        return parts
+
+    def predictions(self, model: Reader, batch: Batch, facts: Facts) -> Tensor:
+        """What the model writes, (B, target_length)."""
+        assert isinstance(model, Writer), "`shaped` refuses a model that does not write"
+        return greedy(model, batch, self.rules(facts), goes_on=everywhere).ids[:, 0]
+
+    def answers(self, predictions: np.ndarray, examples: Sequence[Example], facts: Facts) -> list[Any]:
+        """The text, without special tokens."""
+        return [facts.tokenizer.decode(row) for row in predictions]
+
+    def blanked(self, record: Record, columns: Columns, facts: Facts) -> Record:
+        """With nothing to be written."""
+        return {**record, columns.label: BLANK}
+
+    def references(
+        self, records: Sequence[Record], examples: Sequence[Example], columns: Columns, facts: Facts
+    ) -> list[Any]:
+        """The text as it is in the data, whole."""
+        given = [value(record, columns.label) for record in records]
+        return [
+            text if isinstance(text, str) else facts.tokenizer.decode(tokens_of(record, columns.label, facts.tokenizer))
+            for record, text in zip(records, given, strict=True)
+        ]
+
+    def scores(self, answers: Sequence[Any], references: Sequence[Any]) -> Scores:
+        """chrF and exact match."""
+        return of_texts(answers, references)
+
+
+def target_of(record: Record, columns: Columns, facts: Facts) -> np.ndarray:
+    """What is to be written, int64: tokens, cut to the length that there is, and the end."""
+    tokens = tokens_of(record, columns.label, facts.tokenizer)
+    if not len(tokens) and record[columns.label] is not BLANK:
+        raise BadData(f"{columns.label!r} of a record is empty: there is nothing to learn to write; leave it out")
+    return np.append(tokens[: facts.target_length - 1], facts.vocabulary.eos).astype(np.int64)
+
+
+def check_smoothing(amount: float) -> None:
+    """Refuse labels that are not right any more."""
+    if not 0 <= amount < 1:
+        raise ValueError(f"label_smoothing must lie in [0, 1), got {amount}")
