@@ -22,6 +22,7 @@ from megas2s.engine.optim import AdamW
 from megas2s.errors import BadConfig
 from megas2s.methods import WRITERS, AnyMethod
 from megas2s.methods.base import Facts, Method, Task
+from megas2s.methods.writing import described
 from megas2s.models.config import ModelConfig
 from megas2s.models.freezing import count_by_part, frozen_names
 from megas2s.models.handoff import hand_off, start_from
@@ -253,8 +254,11 @@ def metadata(prepared: Prepared) -> dict[str, str]:
     recipe = prepared.recipe
     begins = start_from(prepared.reader.config, prepared.config, part=recipe.part)
     made_up = begins.get("mlm.bias", "") is None or prepared.reader.metadata.get(HEAD) == RANDOM
+    facts = prepared.task.facts
+    writes = described(recipe.method, facts.length, facts.target_length) if recipe.method.name in WRITERS else {}
     return {
         **({HEAD: RANDOM} if made_up else {}),
+        **writes,
         "run": Path(recipe.run).name,
         "stage": recipe.method.name,
         "objective": recipe.method.name,

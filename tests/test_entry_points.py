@@ -41,6 +41,7 @@ CALLS = {
     "tools/convert_from_hf.py": ("{encoder} {new}/weights", "no_tokenizer=true", {"no_tokenizer": True}),
     "tools/convert_to_hf.py": ("{run} {new}/export", "dtype=bfloat16", {"dtype": "bfloat16"}),
     "tools/corpus_stats.py": ("{corpus}", "alpha=0.3", {"alpha": 0.3}),
+    "launch/decode.py": ("{seq2seq} {sample}/en.txt {new}/answers.txt --method seq2seq", "beams=3", {"beams": 3}),
     "tools/merge_corpora.py": ("{corpus} {other} --output {new}/corpus", "copy=true", {"copy": True}),
     "tools/plot_run.py": ("{run}", "out=elsewhere", {"out": "elsewhere"}),
     "tools/preprocess.py": (

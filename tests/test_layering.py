@@ -16,7 +16,7 @@ LAYERS = [
     {"methods"},
     {"engine", "splits"},
     {"train"},
-    {"recipe", "tasks"},
+    {"recipe", "tasks", "generate"},
     {"prepare", "tuning", "probe"},
     {"session", "doctor"},
     {"pretrain", "finetune"},

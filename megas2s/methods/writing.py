@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from megas2s.models.config import ModelConfig
 from megas2s.models.output import Reader, VocabularyLoss, Writer
 from megas2s.objectives.base import Batch, Example, Part, measure
 from megas2s.objectives.losses import label_counts
+from megas2s.spec import plain
 
 BLANK: list[int] = []  # what a record of a test set has for a text that nobody knows
 
@@ -31,6 +33,10 @@ class Writing:
     def named(self, record: Record, columns: Columns) -> Sequence[str]:
         """No classes."""
         return ()
+
+    def example(self, record: Record, columns: Columns, facts: Facts) -> Example:
+        """One record, unpadded: `input_ids`, and what is to be written."""
+        raise NotImplementedError
 
     def unused(self, config: ModelConfig) -> tuple[str, ...]:
         """Nothing stands still."""
@@ -87,6 +93,12 @@ def target_of(record: Record, columns: Columns, facts: Facts) -> np.ndarray:
     if not len(tokens) and record[columns.label] is not BLANK:
         raise BadData(f"{columns.label!r} of a record is empty: there is nothing to learn to write; leave it out")
     return np.append(tokens[: facts.target_length - 1], facts.vocabulary.eos).astype(np.int64)
+
+
+def described(method: object, length: int, target_length: int) -> dict[str, str]:
+    """What is written beside weights, so that they can be decoded: the method and the longest rows."""
+    settings = json.dumps(plain(type(method), method))
+    return {"method": settings, "length": str(length), "target_length": str(target_length)}
 
 
 def check_smoothing(amount: float) -> None:

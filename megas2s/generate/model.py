@@ -1,0 +1,216 @@
+"""Weights that write, with all that decoding needs: nobody has to remember how they were trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from megas2s import dist
+from megas2s.convert import hf, source
+from megas2s.convert.importing import incoming
+from megas2s.data.heldout import HeldOutRow, padded_batch
+from megas2s.data.loader import Columns as Width
+from megas2s.data.records import Record
+from megas2s.decoding.beam import Gnmt, gnmt, power
+from megas2s.decoding.rules import Rules
+from megas2s.decoding.search import Written, greedy, sample
+from megas2s.decoding.traces import Trace
+from megas2s.errors import BadConfig
+from megas2s.generate.settings import Decoding
+from megas2s.methods import WRITERS, AnyMethod
+from megas2s.methods.base import Columns, Facts
+from megas2s.methods.writing import BLANK, Writing
+from megas2s.models.config import ModelConfig
+from megas2s.models.init import fill
+from megas2s.models.parameters import ALL
+from megas2s.models.transformer import Network, construct
+from megas2s.objectives.base import Batch, Example
+from megas2s.spec import parse
+from megas2s.tokenizer.folder import Stored
+from megas2s.tokenizer.load import Tokenizer
+
+TEXT = Columns(text="text", label="answer")
+
+
+class Answer(NamedTuple):
+    """One answer, its tokens without padding, and its score."""
+
+    text: str
+    score: float
+    ids: tuple[int, ...]
+
+
+class Found(NamedTuple):
+    """The answers to one source, best first, and the trace of the beam search where one was asked for."""
+
+    answers: list[Answer]
+    trace: Trace | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A network in evaluation mode, its method, and what the method may know."""
+
+    network: Network
+    method: Writing
+    facts: Facts
+
+    def write(self, texts: Sequence[str | list[str] | list[int]], how: Decoding = Decoding()) -> list[list[Answer]]:  # noqa: B008
+        """The answers to each text (or its pieces, or its ids), best first, in the order of the texts."""
+        examples = [self.example({TEXT.text: text}) for text in texts]
+        found = dict(self.answer(examples, range(len(examples)), how))
+        return [found[place].answers for place in range(len(examples))]
+
+    def example(self, record: Record, columns: Columns = TEXT) -> Example:
+        """What the model reads of a record."""
+        return self.method.example({**record, columns.label: BLANK}, columns, self.facts)
+
+    def answer(
+        self, examples: Sequence[Example], places: Sequence[int], how: Decoding, *, traces: bool = False
+    ) -> Iterator[tuple[int, Found]]:
+        """The answers to the examples at `places`, each with its place, in batches of sources that are alike in length.
+
+        A place says which draws are an example's, so they are the same however the places are shared out.
+        """
+        config = self.network.config
+        positions = config.max_positions if config.has_learned_positions else math.inf
+        rules = how.rules(self.method, self.facts, positions)
+        begins = how.beginning(self.facts, rules.length)
+        if traces and not isinstance(how.search(is_seq2seq=config.is_seq2seq), Gnmt):
+            raise BadConfig("a trace is of a beam search with gnmt scoring; say beams above 1 and scoring: gnmt")
+        order = sorted(places, key=lambda place: (-len(examples[place]["input_ids"]), place))
+        for first in range(0, len(order), how.rows):
+            here = order[first : first + how.rows]
+            batch = self._batch([examples[place] for place in here])
+            own = rules if begins is None else rules._replace(prefix=begins.expand(len(here), -1))
+            written, kept = self._written(batch, here, own, how, whole=traces)
+            for row, place in enumerate(here):
+                yield place, Found(self._answers(written, row), kept[row] if traces else None)
+
+    def _batch(self, examples: Sequence[Example]) -> Batch:
+        rows = [HeldOutRow({"input_ids": example["input_ids"]}, 0) for example in examples]
+        width = max(len(row.example["input_ids"]) for row in rows)
+        columns = Width(source=width, target=0, full=False, pad=self.facts.vocabulary.pad)
+        device = next(self.network.parameters()).device
+        batch = padded_batch(rows, list(range(len(rows))), columns)
+        return {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
+
+    def _written(
+        self, batch: Batch, places: Sequence[int], rules: Rules, how: Decoding, *, whole: bool
+    ) -> tuple[Written, list[Trace]]:
+        search = how.search(is_seq2seq=self.network.config.is_seq2seq)
+        if how.sample:
+            return sample(self.network, batch, rules, how.sampling, seed=how.seed, numbers=places), []
+        if search is None:
+            return greedy(self.network, batch, rules), []
+        if isinstance(search, Gnmt):
+            return gnmt(self.network, batch, rules, search, whole=whole)
+        return power(self.network, batch, rules, search), []
+
+    def _answers(self, written: Written, row: int) -> list[Answer]:
+        pairs = zip(written.ids[row].cpu().numpy(), written.scores[row].tolist(), strict=True)
+        return [self.said(ids, score) for ids, score in pairs if score > -math.inf]
+
+    def said(self, ids: np.ndarray, score: float) -> Answer:
+        """An answer as people read it; tokens after its end are padding."""
+        ends = np.flatnonzero(ids == self.facts.vocabulary.eos)
+        kept = ids[: ends[0] + 1] if len(ends) else ids
+        return Answer(self.facts.tokenizer.decode(kept), score, tuple(kept.tolist()))
+
+
+class _Weights(NamedTuple):
+    config: ModelConfig
+    metadata: Mapping[str, str]
+    tokenizer: Stored
+    network: Network
+
+
+def load(
+    path: str | Path,
+    *,
+    method: str | None = None,
+    tokenizer: str | Path | None = None,
+    length: int | None = None,
+    target_length: int | None = None,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Model:
+    """Weights of a run, a stage, a checkpoint, a folder of weights or a Hugging Face folder, ready to write.
+
+    How they were taught to is read from beside them. Of an encoder-decoder that says nothing (one that was trained
+    elsewhere) it is said here: method="seq2seq", with lengths. Raises BadConfig where nobody taught them.
+    """
+    folder = Path(path)
+    found = _hugging_face(folder, tokenizer) if (folder / source.SETTINGS).is_file() else _own(folder, tokenizer)
+    taught = _taught(folder, found.metadata, found.config, method)
+    lengths = {
+        name: given or int(found.metadata.get(name, usual))
+        for name, given, usual in (("length", length, 512), ("target_length", target_length, 128))
+    }
+    if found.config.has_learned_positions:
+        lengths["length"] = min(lengths["length"], found.config.max_positions)
+    facts = Facts(
+        tokenizer=Tokenizer(found.tokenizer, folder),
+        length=lengths["length"],
+        target_length=lengths["target_length"],
+        decoder_start=found.config.decoder_start,
+        is_seq2seq=found.config.is_seq2seq,
+        labels=(),
+        typed=found.config.segment_types > 1,
+    )
+    network = found.network.to(device=device or dist.device(), dtype=dtype)
+    return Model(network.eval().requires_grad_(False), taught, facts)
+
+
+def _own(folder: Path, tokenizer: str | Path | None) -> _Weights:
+    found = source.find(folder)
+    reader = found.open()
+    network = construct(reader.config)
+    fill(network, reader.tensor)
+    stored = source.find_tokenizer(found, reader, Path(tokenizer) if tokenizer else None)
+    return _Weights(reader.config, reader.metadata, stored, network)
+
+
+def _hugging_face(folder: Path, tokenizer: str | Path | None) -> _Weights:
+    found = incoming(folder, hf.read_settings(folder))
+    network = construct(found.config)
+
+    def value(name: str, rows: slice = ALL) -> Tensor:
+        return found.sources[name]()[rows]
+
+    fill(network, value)
+    where = Path(tokenizer) if tokenizer else folder
+    stored, _ = source.fitting(source.read_tokenizer(where), where, found.config)
+    return _Weights(found.config, found.metadata, stored, network)
+
+
+def _taught(folder: Path, metadata: Mapping[str, str], config: ModelConfig, named: str | None) -> Writing:
+    """The method by which weights were taught to write."""
+    written: Any = metadata.get("method")
+    known = json.loads(written) if written else None
+    if named is not None and named not in WRITERS:
+        raise BadConfig(f"method {named!r} writes nothing; methods that write are {', '.join(WRITERS)}")
+    if known is None:
+        if named == "seq2seq" and config.is_seq2seq:
+            known = {"name": "seq2seq"}
+        else:
+            trained = metadata.get("objective", "an objective unknown here")
+            hint = "say method: seq2seq if it was elsewhere" if config.is_seq2seq else "fine-tune them first"
+            raise BadConfig(
+                f"{folder} was trained by {trained} and never taught to write (launch/finetune.py with method "
+                f"{', '.join(WRITERS)}); {hint}"
+            )
+    elif named is not None and named != known["name"]:
+        raise BadConfig(f"{folder} was taught by method {known['name']}, not {named}; leave method out")
+    taught = parse(AnyMethod, known, source=f"{folder}: method")
+    if not isinstance(taught, Writing):
+        raise BadConfig(f"{folder} was fine-tuned by method {taught.name}, which writes nothing")
+    return taught

@@ -1,0 +1,175 @@
+"""Decoding a file: read, write, and put the answers down in the order of the sources. What `launch/decode.py` runs.
+
+    {"answer": "Ein Satz.", "score": -1.2, "source": "A sentence.", "reference": "...", "answers": [...]}    .jsonl
+    Ein Satz.                                                                                               .txt
+
+On several ranks each writes its share beside the file, and rank 0 joins them once all are done.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from megas2s import dist, files
+from megas2s.data.records import Record, read_records
+from megas2s.decoding.traces import Trace, candidates
+from megas2s.errors import BadConfig, BadData
+from megas2s.generate.model import Found, Model
+from megas2s.generate.settings import Decoding
+from megas2s.methods.base import Columns, tokens_of
+from megas2s.objectives.base import Example
+
+log = logging.getLogger(__name__)
+
+Line = dict[str, Any]
+
+
+class Job(NamedTuple):
+    """What is decoded, and where to."""
+
+    input: Path
+    output: Path
+    columns: Columns
+    skip_bad_lines: bool = False
+    traces: Path | None = None  # where the traces of a beam search go
+
+
+class Read(NamedTuple):
+    """Sources, and what is the matter with those that are none."""
+
+    records: list[Record]
+    examples: list[Example]
+    cut: int  # sources that were longer than the model reads
+    bad: list[str]  # one sentence each
+
+
+def read(model: Model, job: Job) -> Read:
+    """All sources of a file; raises BadData at the first line that is none, or counts those."""
+    records, examples, bad = [], [], []
+    cut = 0
+    for number, record in _records(job.input):
+        try:
+            example = model.example(record, job.columns)
+            tokens = len(tokens_of(record, job.columns.text, model.facts.tokenizer))
+        except BadData as error:
+            sentence = f"{job.input}, line {number}: {error}"
+            if not job.skip_bad_lines:
+                raise BadData(sentence) from None
+            bad.append(sentence)
+            continue
+        records.append(record)
+        examples.append(example)
+        cut += tokens > model.facts.length - model.facts.vocabulary.ends
+    if not examples:
+        raise BadData(f"{job.input} holds nothing to decode; give a file with some sources")
+    return Read(records, examples, cut, bad)
+
+
+def _records(path: Path) -> Iterator[tuple[int, Record]]:
+    if path.suffix != ".txt":
+        yield from read_records(path)
+        return
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadData(f"{path} cannot be read ({error}); give a text file in UTF-8, a source a line") from None
+    for number, line in enumerate(lines[: len(lines) - (not lines[-1])], 1):
+        yield number, {"text": line}
+
+
+def decode(model: Model, job: Job, how: Decoding) -> None:
+    """Answer every source of `job.input` into `job.output`; collective."""
+    if job.output.suffix not in (".jsonl", ".txt"):
+        raise BadConfig(f"{job.output} is neither .jsonl nor .txt; name it by what it shall hold")
+    found = read(model, job)
+    if dist.is_main():
+        for note in _notes(model, job, found):
+            log.info("%s", note)
+    place = dist.place()
+    mine = range(place.rank, len(found.examples), place.world_size)
+    lines: dict[int, Line] = {}
+    for number, answered in model.answer(found.examples, mine, how, traces=job.traces is not None):
+        lines[number] = _line(found.records[number], answered, job.columns)
+        if len(lines) % 100 == 0 and dist.is_main():
+            log.info("%d of %d answered on this rank", len(lines), len(mine))
+    _publish(job, lines, len(found.examples))
+
+
+def _notes(model: Model, job: Job, found: Read) -> list[str]:
+    notes = [f"{len(found.examples):,} sources of {job.input}, method {model.method.name}"]
+    if found.cut:
+        notes.append(f"{found.cut:,} of them are cut to the {model.facts.length} tokens that the model reads")
+    if found.bad:
+        notes.append(f"{len(found.bad):,} lines are no source and left out; the first: {found.bad[0]}")
+    return notes
+
+
+def _line(record: Record, found: Found, columns: Columns) -> Line:
+    best = found.answers[0]
+    line: Line = {"answer": best.text, "score": round(best.score, 6)}
+    if isinstance(source := record.get(columns.text), str):
+        line["source"] = source
+    if isinstance(reference := record.get(columns.label), str):
+        line["reference"] = reference
+    if "language" in record:
+        line["language"] = record["language"]
+    if len(found.answers) > 1:
+        line["answers"] = [{"answer": each.text, "score": round(each.score, 6)} for each in found.answers]
+    if found.trace is not None:
+        line["trace"] = {name: part.tolist() for name, part in found.trace._asdict().items()}
+    return line
+
+
+def _publish(job: Job, lines: Mapping[int, Line], count: int) -> None:
+    """Join the shares of all ranks in the order of the sources."""
+    place = dist.place()
+    share = job.output.with_name(f".{job.output.name}.{place.rank}")
+    files.write_text(share, "".join(json.dumps([number, line]) + "\n" for number, line in lines.items()))
+    dist.barrier()
+    if dist.is_main():
+        shares = [job.output.with_name(f".{job.output.name}.{rank}") for rank in range(place.world_size)]
+        whole = dict(json.loads(row) for path in shares for row in path.read_text(encoding="utf-8").splitlines())
+        ordered = [whole[number] for number in range(count)]
+        if job.traces is not None:
+            write_lines(job.traces, ordered)
+        write_lines(job.output, [{key: value for key, value in line.items() if key != "trace"} for line in ordered])
+        for path in shares:
+            path.unlink()
+        log.info("%d answers in %s", count, job.output)
+    dist.barrier()
+
+
+def write_lines(path: Path, lines: Sequence[Line]) -> None:
+    """Answers with all that is known of them, or for a .txt file the best ones alone, on one line each."""
+    if path.suffix == ".txt":
+        text = "".join(" ".join(line["answer"].split()) + "\n" for line in lines)
+    else:
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    files.write_text(path, text)
+
+
+def rescore(model: Model, traces: Path, output: Path, how: Decoding) -> None:
+    """Answers from traces under another penalty and least length; no model is asked."""
+    lines = []
+    for number, record in read_records(traces):
+        try:
+            parts = [np.array(record["trace"][name]) for name in Trace._fields]
+        except (KeyError, TypeError, ValueError):
+            raise BadData(f"{traces}, line {number}: no trace; give what decode.py wrote with --traces") from None
+        penalty = how.length_penalty or 0.0
+        eos, least = model.facts.vocabulary.eos, how.min_length
+        found = candidates(Trace(*parts), eos=eos, penalty=penalty, best=how.n_best, min_length=least)
+        answers = [model.said(each.ids, each.score) for each in found]
+        kept = {key: value for key, value in record.items() if key in ("source", "reference", "language")}
+        line = {"answer": answers[0].text, "score": round(answers[0].score, 6), **kept}
+        if len(answers) > 1:
+            line["answers"] = [{"answer": each.text, "score": round(each.score, 6)} for each in answers]
+        lines.append(line)
+    write_lines(output, lines)
+    log.info("%d answers in %s", len(lines), output)

@@ -1,0 +1,99 @@
+"""`launch/decode.py`: a file in, answers out in its order, the same from any number of ranks."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from megas2s.data.records import read_records
+from megas2s.decoding.traces import Trace
+from tests.generate.conftest import RECORDS
+
+
+def answers(path):
+    return [record for _, record in read_records(path)]
+
+
+def test_sources_and_references_stay_beside_their_answers(taught, lines, script, tmp_path):
+    done = script("launch/decode.py", taught("pseudo_masked"), lines, tmp_path / "a.jsonl", "--beams", 3, "--n-best", 2)
+    assert done.returncode == 0, done.stdout
+    assert "3 sources" in done.stdout
+    found = answers(tmp_path / "a.jsonl")
+    assert [line["source"] for line in found] == [record["src"] for record in RECORDS]
+    assert [line["reference"] for line in found] == [record["tgt"] for record in RECORDS]
+    for line in found:
+        assert [line["answer"], line["score"]] == list(line["answers"][0].values())
+        assert line["answers"][0]["score"] >= line["answers"][1]["score"]
+    again = script("launch/decode.py", taught("pseudo_masked"), lines, tmp_path / "a.txt", "--beams", 3, "--rows", 1)
+    assert again.returncode == 0
+    assert (tmp_path / "a.txt").read_text() == "".join(" ".join(line["answer"].split()) + "\n" for line in found)
+
+
+@pytest.mark.slow
+@pytest.mark.ranks
+@pytest.mark.timeout(200)
+def test_ranks_share_a_file(taught, lines, script, ranks, tmp_path):
+    alone = script("launch/decode.py", taught("seq2seq"), lines, tmp_path / "one.jsonl", "--sample", "--seed", 3)
+    assert alone.returncode == 0, alone.stdout
+    both = ranks(2, "launch/decode.py", taught("seq2seq"), lines, tmp_path / "two.jsonl", "--sample", "--seed", 3)
+    assert both.returncode == 0, both.stdout[-2000:]
+    assert (tmp_path / "two.jsonl").read_text() == (tmp_path / "one.jsonl").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.jsonl", "two.jsonl"]
+
+
+def test_traces_are_scored_anew_without_a_search(taught, lines, script, tmp_path):
+    run, traces = taught("masked"), tmp_path / "traces.jsonl"
+    flags = ["--beams", 4, "--length-penalty", 1.5]
+    first = script("launch/decode.py", run, lines, tmp_path / "a.jsonl", *flags, "--traces", traces)
+    assert first.returncode == 0, first.stdout
+    assert set(answers(traces)[0]["trace"]) == set(Trace._fields)
+    anew = script("launch/decode.py", run, traces, tmp_path / "b.jsonl", *flags, "--rescore")
+    assert anew.returncode == 0, anew.stdout
+    assert [line["answer"] for line in answers(tmp_path / "b.jsonl")] == [
+        line["answer"] for line in answers(tmp_path / "a.jsonl")
+    ]
+    other = script("launch/decode.py", run, traces, tmp_path / "c.jsonl", "--beams", 4, "--rescore")
+    plain = script("launch/decode.py", run, lines, tmp_path / "d.jsonl", "--beams", 4)
+    assert other.returncode == plain.returncode == 0
+    for one, two in zip(answers(tmp_path / "c.jsonl"), answers(tmp_path / "d.jsonl"), strict=True):
+        assert one["answer"] == two["answer"]
+        assert one["score"] == pytest.approx(two["score"], abs=1e-4)
+
+
+def test_lines_that_are_no_source_are_named_or_counted(taught, script, tmp_path):
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text("".join(json.dumps(record) + "\n" for record in ({"src": "a"}, {"text": "b"}, {"src": "c"})))
+    done = script("launch/decode.py", taught("causal"), bad, tmp_path / "a.jsonl")
+    assert done.returncode == 2 or done.returncode == 3, done.stdout
+    assert "bad.jsonl, line 2: a record has no 'src'" in done.stdout
+    assert not (tmp_path / "a.jsonl").exists()
+    done = script("launch/decode.py", taught("causal"), bad, tmp_path / "a.jsonl", "--skip-bad-lines")
+    assert done.returncode == 0
+    assert "1 lines are no source and left out" in done.stdout
+    assert [line["source"] for line in answers(tmp_path / "a.jsonl")] == ["a", "c"]
+
+
+def test_a_text_file_is_a_source_a_line_and_a_dry_run_writes_nothing(taught, script, tmp_path):
+    (tmp_path / "in.txt").write_text("one\ntwo three\n")
+    done = script("launch/decode.py", taught("causal"), tmp_path / "in.txt", tmp_path / "out.txt", "--dry-run")
+    assert done.returncode == 0, done.stdout
+    assert "2 sources, method causal" in done.stdout
+    assert not (tmp_path / "out.txt").exists()
+    assert script("launch/decode.py", taught("causal"), tmp_path / "in.txt", tmp_path / "out.txt").returncode == 0
+    assert len((tmp_path / "out.txt").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--output-is", "x"], "unrecognized arguments"),
+        (["--beams", 2, "--n-best", 3], "n_best 3 is more than beams 2 can give"),
+        (["--beams", 2, "--scoring", "power", "--traces", "t.jsonl"], "a trace is of a beam search with gnmt scoring"),
+    ],
+)
+def test_flags_that_cannot_be_are_refused_in_a_sentence(taught, lines, script, tmp_path, flags, said):
+    done = script("launch/decode.py", taught("causal"), lines, tmp_path / "a.jsonl", *flags)
+    assert done.returncode == 2
+    assert said in done.stdout
+    assert "Traceback" not in done.stdout
