@@ -158,7 +158,7 @@ def _begin(prepared: Prepared) -> None:
 def _answer_all(prepared: Prepared, session: Session) -> None:
     """Answer dev and test with the published weights, and keep answers and scores."""
     run, recipe, task = Path(prepared.recipe.run), prepared.recipe, prepared.task
-    weights = open_weights(session.folder / checkpoint.WEIGHTS)
+    weights = open_weights(session.folder / checkpoint.WEIGHTS, merged=False)
     asked = {name: split for name, split in prepared.splits.items() if name != "train"}
     if not asked:
         log.info("neither data.dev nor data.test is given: nothing to answer")

@@ -19,7 +19,7 @@ from megas2s.engine import check_engine
 from megas2s.errors import BadConfig, BadData, Refusal
 from megas2s.models.config import ModelConfig, Tying
 from megas2s.models.freezing import count_by_part
-from megas2s.models.handoff import Origin, hand_off, start_from
+from megas2s.models.handoff import Beginnings, hand_off, start_from
 from megas2s.models.parameters import ALL, SomeValues, parameter_shapes
 from megas2s.models.parts import Span
 from megas2s.models.weights import WeightsReader, open_weights
@@ -148,7 +148,7 @@ def _check_same_tokenizer(reader: WeightsReader, corpus: Corpus) -> None:
         )
 
 
-def _beginnings(stage: Stage) -> dict[str, Origin]:
+def _beginnings(stage: Stage) -> Beginnings:
     """How a decoder begins, as `handoff` takes it."""
     if stage.decoder is None:
         return {}

@@ -26,6 +26,7 @@ from megas2s.methods.writing import described
 from megas2s.models.config import ModelConfig
 from megas2s.models.freezing import count_by_part, frozen_names
 from megas2s.models.handoff import hand_off, start_from
+from megas2s.models.lowrank import LowRank
 from megas2s.models.parameters import ALL, SomeValues, parameter_shapes
 from megas2s.models.parts import Span
 from megas2s.models.reinitialising import reinitialised_names
@@ -91,7 +92,9 @@ class Finetuning:
     epochs: float | None = None
     steps: int | None = None  # instead of epochs
     dropout: float | None = None  # the weights' own where absent
+    max_positions: int | None = None  # rows of the table of positions, where it is to have more than the weights'
     freeze: tuple[str, ...] = ()
+    lora: LowRank | None = None  # adapters, beside which all else stands still
     reinitialise: tuple[str, ...] = ()  # patterns of parameters that begin anew, to see what they are worth
     frozen_dropout: bool = False
     schedule: Schedule
@@ -179,7 +182,9 @@ def prepare(recipe: Finetuning) -> Prepared:
     labels = labels_of(recipe.method, entries["train"], recipe.data.columns)
     try:
         config = recipe.method.shaped(_taken(recipe, reader.config), labels)
+        config = config if recipe.lora is None else recipe.lora.shaped(config)
         frozen = (*recipe.freeze, *recipe.method.unused(config))
+        frozen = frozen if recipe.lora is None else (*frozen, *recipe.lora.frozen(config))
         frozen_names(config, frozen)
         reinitialised_names(config, recipe.reinitialise)
     except ValueError as error:
@@ -220,13 +225,23 @@ def _taken(recipe: Finetuning, config: ModelConfig) -> ModelConfig:
     """The model that is taken from the weights."""
     if recipe.part == "encoder":
         config = config.encoder_only()
-    return config if recipe.dropout is None else dataclasses.replace(config, dropout=recipe.dropout)
+    changes: dict[str, int | float] = {} if recipe.dropout is None else {"dropout": recipe.dropout}
+    if recipe.max_positions is not None:
+        if not config.has_learned_positions:
+            raise ValueError("max_positions: this model has no table of positions, so rows may be of any length")
+        if recipe.max_positions < config.max_positions:
+            raise ValueError(
+                f"max_positions {recipe.max_positions} is less than the {config.max_positions} that the weights have; "
+                "leave it out"
+            )
+        changes["max_positions"] = recipe.max_positions
+    return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
 
 
 def initial(prepared: Prepared) -> SomeValues:
     """Where each parameter begins: in the weights, or anew."""
     recipe = prepared.recipe
-    carried = hand_off(prepared.reader, prepared.config, part=recipe.part)
+    carried = hand_off(prepared.reader, prepared.config, part=recipe.part, grows=True)
     anew = reinitialised_names(prepared.config, recipe.reinitialise)
     if not _knows_labels(prepared):  # a head of as many classes may tell other ones apart
         anew |= {name for name in parameter_shapes(prepared.config) if name.startswith(("classes.", "text."))}
@@ -252,7 +267,7 @@ def _knows_labels(prepared: Prepared) -> bool:
 def metadata(prepared: Prepared) -> dict[str, str]:
     """What is written beside weights: where they come from, which tokenizer they need, what their scores mean."""
     recipe = prepared.recipe
-    begins = start_from(prepared.reader.config, prepared.config, part=recipe.part)
+    begins = start_from(prepared.reader.config, prepared.config, part=recipe.part, grows=True)
     made_up = begins.get("mlm.bias", "") is None or prepared.reader.metadata.get(HEAD) == RANDOM
     facts = prepared.task.facts
     writes = described(recipe.method, facts.length, facts.target_length) if recipe.method.name in WRITERS else {}

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from megas2s.models.config import ModelConfig
+from megas2s.models.lowrank import linear
 
 
 class Tail(NamedTuple):
@@ -51,13 +52,6 @@ Mask = Tensor | Blocks | None
 KeysValues = tuple[Tensor, Tensor]  # (B, H, S, width of a head) each
 
 
-class Linear(nn.Linear):
-    """A linear map."""
-
-    def reset_parameters(self) -> None:
-        """Leave the values to `init`, which goes by name."""
-
-
 class Attention(nn.Module):
     """Queries from one sequence, keys and values from the same or another.
 
@@ -66,14 +60,14 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        width, inner, bias = config.hidden_size, config.num_heads * config.head_width, config.biases
+        width, inner = config.hidden_size, config.num_heads * config.head_width
         self.num_heads = config.num_heads
         self.scale = None if config.scale_attention else 1.0
         self.dropout = config.attention_dropout
-        self.q = Linear(width, inner, bias=bias)
-        self.k = Linear(width, inner, bias=bias)
-        self.v = Linear(width, inner, bias=bias)
-        self.out = Linear(inner, width, bias=bias)
+        self.q = linear(config, "q", width, inner)
+        self.k = linear(config, "k", width, inner)
+        self.v = linear(config, "v", width, inner)
+        self.out = linear(config, "out", inner, width)
 
     def forward(self, hidden: Tensor, memory: Tensor, mask: Mask = None, *, causal: bool = False) -> Tensor:
         """What positions of `hidden` (B, T, D) gather from `memory` (B, S, D): (B, T, D)."""

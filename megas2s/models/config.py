@@ -26,6 +26,9 @@ Tying = Literal["tied", "tied_to_decoder", "untied_head", "untied"]
 FirstToken = Literal["eos", "pad"]
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 
+LORA_ALPHA = 16.0
+LOW_RANK_TARGETS = ("q", "k", "v", "out", "gate", "up", "down")  # maps of a layer that may have an adapter
+
 
 @spec
 class ModelConfig:
@@ -67,11 +70,16 @@ class ModelConfig:
     init: Literal["normal", "fan_in"] = "normal"  # of weights; fan_in: divided by the root of their inputs (T5)
     init_std: float = 0.02
     pad_id: int = 1
+    lora_rank: int = 0  # of the adapters on the maps in `lora_targets` (`lowrank`); 0: there are none
+    lora_alpha: float = LORA_ALPHA
+    lora_targets: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "hidden_size", "num_heads", "ffn_size", "num_encoder_layers", "max_positions"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if (self.lora_rank > 0) != bool(self.lora_targets):
+            raise ValueError(f"lora_rank {self.lora_rank} and lora_targets {self.lora_targets}: give both or neither")
         if self.num_decoder_layers < 0:
             raise ValueError(f"num_decoder_layers must be 0 (an encoder) or more, got {self.num_decoder_layers}")
         if self.head_size is None and self.hidden_size % self.num_heads:

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Literal
+from typing import Literal, TypedDict
 
+import torch
 from torch import Tensor
 
 from megas2s.errors import BadCheckpoint, BadConfig
@@ -29,11 +30,19 @@ DECODERS = ("num_decoder_layers", "scale_head", "decoder_start")  # what only a 
 HEADS = ("token_classes", "text_classes", "encoder_restores")  # of single objectives and tasks
 MADE_GOOD = ("segment_types", "scale_embedding")
 MAY_CHANGE = {"tying", "family", "max_positions", "pad_id", "init", "init_std", *DECODERS, *HEADS, *MADE_GOOD}
+MAY_CHANGE |= {"lora_rank", "lora_alpha", "lora_targets"}  # adapters begin as nothing
 MAY_CHANGE |= {"dropout", "attention_dropout", "ffn_dropout", "output_dropout"}
 UNCHANGED = [field.name for field in dataclasses.fields(ModelConfig) if field.name not in MAY_CHANGE]
 
 LAYER = re.compile(r"decoder\.layers\.(\d+)\.(self_attention|self_attention_norm|ffn|ffn_norm)\.(.+)")
 AROUND = ("positions", "embed_norm", "norm")  # of a stack, beside its layers
+
+
+class Beginnings(TypedDict, total=False):
+    """How a new decoder begins, as keywords of `hand_off` and `start_from`."""
+
+    decoder_embeddings: Origin
+    decoder_layers: Origin
 
 
 def hand_off(
@@ -43,16 +52,19 @@ def hand_off(
     part: Literal["all", "encoder"] = "all",
     decoder_embeddings: Origin = "copied",
     decoder_layers: Origin = "random",
+    grows: bool = False,
 ) -> SomeValues:
     """Where each parameter of a `target` model begins that takes its weights from `reader` (see `start_from`).
 
-    Given a canonical name, it reads one tensor in fp32, or rows of it, or answers None for a random start.
+    Given a canonical name, it reads one tensor in fp32, or rows of it, or answers None for a random start. With `grows`
+    the new model may have more positions, which repeat those there are (Bao et al. 2021), and a larger vocabulary,
+    whose new rows begin as the mean of the others.
     """
     source = reader.config
     origins = start_from(
-        source, target, part=part, decoder_embeddings=decoder_embeddings, decoder_layers=decoder_layers
+        source, target, part=part, decoder_embeddings=decoder_embeddings, decoder_layers=decoder_layers, grows=grows
     )
-    shapes = parameter_shapes(target)
+    shapes, had = parameter_shapes(target), parameter_shapes(source)
     scale = _scale(source) / _scale(target)
     folds = source.segment_types > 0 and target.segment_types == 0
 
@@ -61,7 +73,7 @@ def hand_off(
         if origin is None:
             return None
         start, stop, _ = rows.indices(shapes[name][0])  # of a table of which the first rows are taken
-        values = reader.tensor(origin, slice(start, stop)).float()
+        values = _rows(reader, origin, start, stop, had[origin][0])
         if folds and origin == "encoder.positions.weight":
             values = values + reader.tensor("encoder.types.weight")[0].float()
         if scale != 1 and origin == owners(source)["encoder.embed.weight"]:
@@ -71,6 +83,22 @@ def hand_off(
     return initial
 
 
+def _rows(reader: WeightsReader, name: str, start: int, stop: int, held: int) -> Tensor:
+    """Rows of a tensor that has `held`, and beyond those what `hand_off` says of a table that grows."""
+    kept = min(stop, held)
+    parts = [reader.tensor(name, slice(start, kept)).float()] if start < kept else []
+    place = max(start, held)
+    if place < stop and not name.endswith("positions.weight"):
+        mean = reader.tensor(name).float().mean(dim=0, keepdim=True)
+        parts.append(mean.expand(stop - place, *mean.shape[1:]))
+        place = stop
+    while place < stop:
+        first = place % held
+        parts.append(reader.tensor(name, slice(first, min(held, first + stop - place))).float())
+        place += len(parts[-1])
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
 def start_from(
     source: ModelConfig,
     target: ModelConfig,
@@ -78,6 +106,7 @@ def start_from(
     part: Literal["all", "encoder"] = "all",
     decoder_embeddings: Origin = "copied",
     decoder_layers: Origin = "random",
+    grows: bool = False,
 ) -> dict[str, str | None]:
     """For each canonical name of `target`, the name in `source` to copy from, or None for random weights.
 
@@ -94,7 +123,7 @@ def start_from(
             f"{what} is how a new decoder starts, and init: brings one; leave it out, or say part: encoder for a new "
             "decoder"
         )
-    _refuse_mismatch(source, target, decoders=carries_all and target.is_seq2seq)
+    _refuse_mismatch(source, target, decoders=carries_all and target.is_seq2seq, grows=grows)
     own_names = {name: name for name in parameter_shapes(source) if name not in aliases(source)}
     carried = ("encoder.", "mlm.") if target.is_seq2seq else ("encoder.",)
     offered = {
@@ -138,12 +167,13 @@ def _scale(config: ModelConfig) -> float:
     return float(config.hidden_size**0.5) if config.scale_embedding else 1.0
 
 
-def _refuse_mismatch(source: ModelConfig, target: ModelConfig, *, decoders: bool) -> None:
+def _refuse_mismatch(source: ModelConfig, target: ModelConfig, *, decoders: bool, grows: bool) -> None:
     for field in (*UNCHANGED, *DECODERS, *MADE_GOOD) if decoders else UNCHANGED:
         theirs, ours = getattr(source, field), getattr(target, field)
         # BERT's epsilon is not BART's, and nobody can tell the two apart where a new decoder learns on top.
         attaches = field == "norm_epsilon" and target.is_seq2seq and not decoders
-        if theirs != ours and not attaches:
+        larger = field == "vocab_size" and grows and ours > theirs
+        if theirs != ours and not attaches and not larger:
             raise BadCheckpoint(
                 f"the weights to start from have {field} {theirs}, the new model {ours}; "
                 f"set {field} to {theirs} or start from other weights"
@@ -153,7 +183,7 @@ def _refuse_mismatch(source: ModelConfig, target: ModelConfig, *, decoders: bool
             f"the weights to start from have segment_types {source.segment_types}, the new model "
             f"{target.segment_types}; set segment_types to {source.segment_types}, or to 0 for texts that come alone"
         )
-    if target.has_learned_positions and target.max_positions > source.max_positions:
+    if target.has_learned_positions and target.max_positions > source.max_positions and not grows:
         raise BadCheckpoint(
             f"the weights to start from have {source.max_positions} positions, the new model wants "
             f"{target.max_positions}; set max_positions to {source.max_positions} or less"

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from megas2s.models.attention import Linear
 from megas2s.models.config import ModelConfig
 from megas2s.models.layers import drop, norm
 from megas2s.models.loss import Smoothing, cross_entropy
+from megas2s.models.lowrank import Linear
 from megas2s.models.output import TokenLoss
 
 

@@ -38,18 +38,19 @@ def seeded(seed: int, *address: int | str) -> Iterator[None]:
 
 
 def first_values(config: ModelConfig, seed: int) -> Values:
-    """What each parameter begins as, float32 on the CPU: biases 0, norms 1, all else normal."""
+    """What each parameter begins as, float32 on the CPU: biases 0, norms 1, adapters 0 in effect, all else normal."""
     shapes = parameter_shapes(config)
 
     def value(name: str, rows: slice = ALL) -> Tensor:
         module, leaf = name.split(".")[-2:]
         start, stop, _ = rows.indices(shapes[name][0])
         shape = (stop - start, *shapes[name][1:])
-        if leaf == "bias":
+        if leaf in ("bias", "lora_b"):
             return torch.zeros(shape, dtype=torch.float32, device="cpu")
         if module.endswith("norm"):
             return torch.ones(shape, dtype=torch.float32, device="cpu")
-        deviation = config.deviation(_inputs(config, module, shapes[name]))
+        adapter = leaf == "lora_a"
+        deviation = shapes[name][1] ** -0.5 if adapter else config.deviation(_inputs(config, module, shapes[name]))
         return _normal(shapes[name], start, stop, torch_seed(seed, name)) * deviation
 
     return value

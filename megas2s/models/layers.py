@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from megas2s.models.attention import Attention, Linear, Mask, Tail
+from megas2s.models.attention import Attention, Mask, Tail
 from megas2s.models.config import ModelConfig
+from megas2s.models.lowrank import linear
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -69,12 +70,12 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        width, inner, bias = config.hidden_size, config.ffn_size, config.biases
+        width, inner = config.hidden_size, config.ffn_size
         self.activation = ACTIVATIONS[config.activation]
         self.dropout = config.ffn_dropout
-        self.gate = Linear(width, inner, bias=bias) if config.gated else None
-        self.up = Linear(width, inner, bias=bias)
-        self.down = Linear(inner, width, bias=bias)
+        self.gate = linear(config, "gate", width, inner) if config.gated else None
+        self.up = linear(config, "up", width, inner)
+        self.down = linear(config, "down", inner, width)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, S, D) -> (B, S, D)."""

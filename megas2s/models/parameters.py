@@ -107,16 +107,24 @@ def _stack(config: ModelConfig, stack: str, depth: int) -> Iterator[tuple[str, S
 
 
 def _layer(config: ModelConfig, layer: str, *, crosses: bool) -> Iterator[tuple[str, Shape]]:
-    width, inner, bias = config.hidden_size, config.num_heads * config.head_width, config.biases
+    width, inner = config.hidden_size, config.num_heads * config.head_width
     for attention in ("self_attention", "cross_attention") if crosses else ("self_attention",):
         for projection in ("q", "k", "v"):
-            yield from _linear(f"{layer}.{attention}.{projection}", inner, width, bias=bias)
-        yield from _linear(f"{layer}.{attention}.out", width, inner, bias=bias)
+            yield from _map(config, f"{layer}.{attention}.{projection}", inner, width)
+        yield from _map(config, f"{layer}.{attention}.out", width, inner)
         yield from _norm(config, f"{layer}.{attention}_norm", width)
     for projection in ("gate", "up") if config.gated else ("up",):
-        yield from _linear(f"{layer}.ffn.{projection}", config.ffn_size, width, bias=bias)
-    yield from _linear(f"{layer}.ffn.down", width, config.ffn_size, bias=bias)
+        yield from _map(config, f"{layer}.ffn.{projection}", config.ffn_size, width)
+    yield from _map(config, f"{layer}.ffn.down", width, config.ffn_size)
     yield from _norm(config, f"{layer}.ffn_norm", width)
+
+
+def _map(config: ModelConfig, name: str, outputs: int, inputs: int) -> Iterator[tuple[str, Shape]]:
+    """A map of a layer, and its adapter where it has one."""
+    yield from _linear(name, outputs, inputs, bias=config.biases)
+    if name.rpartition(".")[2] in config.lora_targets:
+        yield f"{name}.lora_a", (config.lora_rank, inputs)
+        yield f"{name}.lora_b", (outputs, config.lora_rank)
 
 
 def _linear(name: str, outputs: int, inputs: int, *, bias: bool = True) -> Iterator[tuple[str, Shape]]:

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from megas2s.models.attention import Blocks, Linear, Mask, Tail
+from megas2s.models.attention import Blocks, Mask, Tail
 from megas2s.models.config import ModelConfig
 from megas2s.models.layers import DecoderLayer, EncoderLayer, Table, drop, norm
+from megas2s.models.lowrank import Linear
 from megas2s.models.positions import RelativeBias
 
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from megas2s.errors import BadCheckpoint, BadConfig
 from megas2s.files import disk_trouble, is_published, read_json, verify, write_json
 from megas2s.models.config import ModelConfig
+from megas2s.models.lowrank import ADAPTER, adapted, without_adapters
 from megas2s.models.parameters import ALL, parameter_shapes
 from megas2s.spec import parse, plain
 
@@ -120,8 +121,32 @@ def open_tensors(folder: Path) -> TensorFolder:
         raise BadCheckpoint(f"{folder / INDEX} is damaged ({error}); restore it from a copy") from None
 
 
-def open_weights(folder: Path) -> WeightsReader:
-    """The weights in a published folder, as `open_tensors`, with the model they make."""
+class MergedWeights(WeightsReader):
+    """Weights with adapters, read as the model that they make."""
+
+    def __init__(self, folder: Path, files: dict[str, str], config: ModelConfig, metadata: dict[str, str]) -> None:
+        super().__init__(folder, files, without_adapters(config), metadata)
+        self._scale = config.lora_alpha / config.lora_rank
+
+    @property
+    def names(self) -> list[str]:
+        """Names, without those of adapters."""
+        return [name for name in self.files if not name.endswith(ADAPTER)]
+
+    def tensor(self, name: str, rows: slice = ALL) -> Tensor:
+        """One tensor, or rows of it, with the adapter that lies on it, in float32 where there is one."""
+        tensor, found = super().tensor(name, rows), adapted(self.files, name)
+        if found is None:
+            return tensor
+        first, second = super().tensor(found[0]).float(), super().tensor(found[1], rows).float()
+        return tensor.float() + self._scale * (second @ first)
+
+
+def open_weights(folder: Path, *, merged: bool = True) -> WeightsReader:
+    """The weights in a published folder, as `open_tensors`, with the model they make; `merged`: adapters too.
+
+    Who trains them reads them apart.
+    """
     tensors = open_tensors(folder)
     try:
         model: dict[str, Any] = read_json(folder / MODEL)
@@ -131,7 +156,8 @@ def open_weights(folder: Path) -> WeightsReader:
         raise BadCheckpoint(f"{folder}: {MODEL} is damaged ({error}); restore it from a copy") from None
     if set(tensors.names) != parameter_shapes(config).keys():
         raise BadCheckpoint(f"{folder}: {INDEX} does not list the parameters of {MODEL}; restore them from a copy")
-    return WeightsReader(folder, tensors.files, config, metadata)
+    kind = MergedWeights if merged and config.lora_rank else WeightsReader
+    return kind(folder, tensors.files, config, metadata)
 
 
 def verify_weights(folder: Path) -> None:

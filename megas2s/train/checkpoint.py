@@ -162,7 +162,7 @@ def open_saved(folder: Path) -> Saved:
         folder,
         TrainState(**content["state"]),
         dict(content["counters"]),
-        open_weights(folder / WEIGHTS),
+        open_weights(folder / WEIGHTS, merged=False),
         open_tensors(folder / OPTIMIZER),
     )
 

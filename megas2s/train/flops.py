@@ -195,8 +195,15 @@ class _Walk:
     def _linear(self, name: str, moves: bool, tokens: int) -> tuple[bool, int]:
         """Whether the output needs a gradient, and the products: forward, by the weight, by the input."""
         trains = self.trains(f"{name}.weight")
-        cost = 2 * self._size.rows * tokens * math.prod(self._shapes[f"{name}.weight"])
-        return moves or trains or self.trains(f"{name}.bias"), cost * (1 + trains + moves)
+        cost = 2 * self._size.rows * tokens * math.prod(self._shapes[f"{name}.weight"]) * (1 + trains + moves)
+        narrow = False
+        for adapter in (f"{name}.lora_a", f"{name}.lora_b"):  # what the second reads moves where the first trains
+            if adapter in self._shapes:
+                own = self.trains(adapter)
+                product = 2 * self._size.rows * tokens * math.prod(self._shapes[adapter])
+                cost += product * (1 + own + (moves or narrow))
+                narrow = narrow or own
+        return moves or trains or narrow or self.trains(f"{name}.bias"), cost
 
     def _self_attention(
         self, layer: str, moves: bool, asking: int, tokens: int, pairs: int, *, biased: bool

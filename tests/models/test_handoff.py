@@ -195,3 +195,25 @@ def test_a_head_of_classes_goes_on_where_there_are_as_many_and_else_begins_anew(
     assert other["text.dense.weight"] == "text.dense.weight"
     assert start_from(seq2seq(), three)["classes.weight"] is None
     assert "classes.weight" not in start_from(three, seq2seq())
+
+
+def test_a_table_that_grows_repeats_its_positions_and_new_words_begin_as_the_mean(tmp_path):
+    """s2s-ft's way for positions (`reuse_position_embedding`); whole and row by row."""
+    config = dataclasses.replace(ENCODER, segment_types=0)
+    reader = write(made(config), tmp_path / "weights")
+    larger = dataclasses.replace(config, max_positions=39, vocab_size=44)
+    values = hand_off(reader, larger, grows=True)
+    old = reader.tensor("encoder.positions.weight")
+    assert torch.equal(values("encoder.positions.weight"), torch.cat([old, old, old[:7]]))
+    for rows in (slice(3, 9), slice(14, 20), slice(31, 39), slice(16, 17)):
+        assert torch.equal(values("encoder.positions.weight", rows), torch.cat([old, old, old[:7]])[rows])
+    table = reader.tensor("encoder.embed.weight")
+    grown = torch.cat([table, table.mean(0, keepdim=True).expand(4, -1)])
+    assert torch.equal(values("encoder.embed.weight"), grown)
+    assert torch.equal(values("encoder.embed.weight", slice(38, 42)), grown[38:42])
+    assert values("mlm.bias").shape == (44,)
+    assert torch.equal(values("mlm.bias")[40:], reader.tensor("mlm.bias").mean().expand(4))
+    with pytest.raises(BadCheckpoint, match="the new model wants 39"):
+        hand_off(reader, dataclasses.replace(config, max_positions=39))
+    with pytest.raises(BadCheckpoint, match="vocab_size"):
+        hand_off(reader, dataclasses.replace(config, vocab_size=30), grows=True)
