@@ -122,6 +122,7 @@ def _session(prepared: Prepared, micro_batch: int) -> Session:
         binding=bound(prepared),
         metadata=metadata(prepared),
         tokens_per_step=recipe.rows * prepared.size.source,
+        best=recipe.best,
         flops_per_step=step_flops(parameter_shapes(prepared.config), prepared.size, frozen=frozen),
     )
 
@@ -176,7 +177,8 @@ def _answer_all(prepared: Prepared, session: Session) -> None:
             log.info("%s %s: %s", name, language, ", ".join(f"{key} {value:.4f}" for key, value in scores.items()))
     engine.close()
     if dist.is_main():
-        files.write_json(run / RESULTS, {"steps": prepared.steps, **results})
+        step = files.read_manifest(session.folder / checkpoint.WEIGHTS)["step"]
+        files.write_json(run / RESULTS, {"steps": step, **results})
     dist.barrier()
 
 

@@ -20,7 +20,7 @@ from megas2s import dist
 from megas2s.data.loader import Batch, Loader
 from megas2s.engine import EngineSpec, make_engine
 from megas2s.engine.base import Engine, Losses, Precision, Profile, Setup
-from megas2s.engine.optim import AdamW
+from megas2s.engine.optim import AdamW, Depths
 from megas2s.models.config import ModelConfig
 from megas2s.models.freezing import freeze, frozen_names
 from megas2s.models.init import first_values
@@ -29,6 +29,7 @@ from megas2s.models.parts import Cut, Span, construct_part
 from megas2s.models.transformer import Network, construct
 from megas2s.rng import torch_seed
 from megas2s.train import agree, checkpoint, lock, record
+from megas2s.train.best import Best
 from megas2s.train.ledger import peak_flops
 from megas2s.train.loop import Training, train
 from megas2s.train.metrics import MetricsLog, Scalars
@@ -79,6 +80,7 @@ class Session:
     metadata: Mapping[str, str]
     tokens_per_step: int
     flops_per_step: float
+    best: Best | None = None  # which weights it ends with
 
     @property
     def folder(self) -> Path:
@@ -131,6 +133,7 @@ def train_session(session: Session, *, saved_step: int) -> None:
         tokens_per_step=session.tokens_per_step,
         flops_per_step=session.flops_per_step,
         peak_flops=_peak(session.precision),
+        best=session.best,
     )
     train(training, state, saved, trial=session.trial_step)
     metrics.close()
@@ -164,6 +167,7 @@ def setup(session: Session, initial: SomeValues) -> Setup:
         precision=session.precision,
         micro_batch=session.micro_batch,
         micro_batches=session.rows // (session.micro_batch * dist.data_place().world_size),
+        depths=Depths(session.config.num_encoder_layers, session.config.num_decoder_layers),
         cut=Cut(session.config, frozen, tuple(session.spans)) if session.spans else None,
         profile=Profile(session.log.profile, session.run / "profile", session.stage) if session.log.profile else None,
         languages=len(session.languages),

@@ -39,6 +39,7 @@ from megas2s.tokenizer.folder import Stored
 from megas2s.tokenizer.load import Tokenizer
 from megas2s.train import checkpoint
 from megas2s.train.assemble import flat
+from megas2s.train.best import LOSS, Best, value_of
 from megas2s.train.flops import StepSize
 from megas2s.train.placement import spans_of
 from megas2s.train.schedule import Schedule
@@ -107,6 +108,7 @@ class Finetuning:
     trial_step: bool = True
     log: Reports = Reports()
     checkpoints: Checkpoints = Checkpoints()
+    best: Best | None = None  # by the dev set; the last weights where absent
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
@@ -122,6 +124,8 @@ class Finetuning:
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
         check_patience(self.patience)
+        if self.best is not None and (self.data.dev is None or not self.log.evaluate_every):
+            raise ValueError("best: there is nothing to choose by; give data.dev, and log.evaluate_every above 0")
         if self.workers < 0:
             raise ValueError(f"workers must not be negative, got {self.workers}")
 
@@ -207,6 +211,8 @@ def prepare(recipe: Finetuning) -> Prepared:
     names = frozen_names(config, frozen)
     spans = spans_of(recipe.engine, config, size, frozen=names, recomputed=recipe.activation_checkpointing)
     task = Task(recipe.method, facts)
+    if recipe.best is not None:
+        _check_best(recipe.best, task, splits["dev"])
     return Prepared(recipe, reader, stored, config, frozen, task, splits, steps, digests, size, spans)
 
 
@@ -219,6 +225,13 @@ def _mean_size(rows: int, split: Split, method: Method) -> StepSize:
     blocks = 2 if method.name == "pseudo_masked" else 1
     written = (mean("target_ids"),) * blocks if "target_ids" in split.examples[0] else ()
     return StepSize(rows, mean("input_ids"), mean("decoder_input_ids"), mean("labels"), written=written)
+
+
+def _check_best(best: Best, task: Task, dev: Split) -> None:
+    """Refuse a score that the method does not give: what it says of answers that are right names all it has."""
+    right = task.method.references(dev.records[:2], dev.examples[:2], dev.columns, task.facts)
+    names = {f"measure/{name}": value for name, value in task.method.scores(right, right).items()}
+    value_of(best, {LOSS: 0.0, **names})
 
 
 def _taken(recipe: Finetuning, config: ModelConfig) -> ModelConfig:

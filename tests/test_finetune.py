@@ -125,6 +125,53 @@ def test_it_goes_on_where_it_was_to_the_bit(kind: str, recipe, tune_here, distur
     assert results[0] == results[1]
 
 
+def test_the_best_weights_are_kept_and_training_ends_when_they_stay_the_best(recipe, tune_here, disturb):
+    """Of several that are as good the first; whether the run was interrupted or not."""
+    log = {"every": 5, "evaluate_every": 5, "tensorboard": False}
+    changes = {"best": {"by": "accuracy", "patience": 3}, "checkpoints": {"every": 4, "keep_last": 1}}
+    straight, disturbed = disturb(recipe("classify", steps=200, log=log, **changes), 7, 12, by=tune_here)
+    for run in (straight, disturbed):
+        found = {line["step"]: line["measure/accuracy"] for line in run.log("classify") if line["kind"] == "heldout"}
+        best, last = max(found, key=found.get), max(found)
+        assert found[best] == 1.0
+        assert last == best + 15
+        assert files.read_manifest(run.folder / "classify" / "weights")["step"] == best
+        assert files.read_json(run.folder / "results.json")["steps"] == best
+    assert disturbed.bits("classify") == straight.bits("classify")
+
+
+def test_the_best_is_by_a_score_that_there_is(recipe, tune_here):
+    with pytest.raises(BadConfig, match=r"best\.by: no score is called 'chrf'; did you mean 'macro_f1'"):
+        tune_here(recipe("classify", best={"by": "chrf"}))
+    with pytest.raises(BadConfig, match="best: there is nothing to choose by"):
+        tune_here(recipe("classify", best={}, log={"evaluate_every": 0}))
+
+
+@pytest.mark.parametrize("kind", ["pseudo_masked", "classify"])
+def test_adapters_train_beside_weights_that_stand_still(kind, recipe, tune_here, disturb, tmp_path):
+    data = recipe(kind, steps=6, lora={"rank": 4, "targets": ["q", "v", "up"]}, checkpoints={"every": 2})
+    straight, disturbed = disturb(data, 3, by=tune_here)
+    stage = METHODS[kind][0]["name"]
+    assert disturbed.bits(stage) == straight.bits(stage)
+    before, after = open_weights(Path(data["init"])), open_weights(straight.folder / stage / "weights")
+    assert after.config.lora_rank == 0
+    moved = {name for name in before.names if not torch.equal(before.tensor(name), after.tensor(name))}
+    assert moved == {f"encoder.layers.0.{name}.weight" for name in ("self_attention.q", "self_attention.v", "ffn.up")}
+
+
+def test_a_table_of_positions_grows_to_hold_source_and_target(recipe, tune_here):
+    data = recipe("causal", steps=4, target_length=16, max_positions=48, optimizer={"weight_decay": 0.0})
+    before = open_weights(Path(data["init"]))
+    with pytest.raises(BadConfig, match="are one row of 48 tokens, which exceeds the model's 40 positions"):
+        tune_here({**data, "max_positions": None})
+    after = open_weights(tune_here(data).folder / "causal" / "weights")
+    assert after.config.max_positions == 48
+    table = before.tensor("encoder.positions.weight")
+    assert torch.equal(after.tensor("encoder.positions.weight", slice(46, 48)), table[6:8]), "never read, never moved"
+    with pytest.raises(BadConfig, match="max_positions 20 is less than the 40"):
+        tune_here({**data, "max_positions": 20})
+
+
 def test_the_same_command_once_all_is_done_changes_nothing(recipe, tune_here, tmp_path):
     before = tune_here(recipe("classify", steps=4))
     kept = before.bits("classify"), (tmp_path / "run" / "results.json").read_bytes()
@@ -278,7 +325,7 @@ def test_the_script_says_what_it_would_do(recipe, script, tmp_path):
     ],
 )
 def test_two_ranks_learn_and_answer_what_one_does(kind: str, config: str, recipe, tune_here, ranks, finished, tmp_path):
-    data = recipe(kind, steps=10)
+    data = recipe(kind, steps=10, optimizer={"layer_decay": 0.8})
     alone = tune_here(data)
     knobs = files.read_json(ROOT / "ds_configs" / f"{config}.json")
     knobs["zero_optimization"]["stage3_param_persistence_threshold"] = 0  # so that ZeRO-3 scatters small tensors too

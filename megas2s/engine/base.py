@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from megas2s import dist
-from megas2s.engine.optim import AdamW
+from megas2s.engine.optim import UNSAID, AdamW, Depths
 from megas2s.models.output import ModelOutput, Reader
 from megas2s.models.parameters import Values
 from megas2s.models.parts import Cut
@@ -92,6 +92,7 @@ class Setup:
     micro_batches: int  # forward passes per optimizer step
     languages: int
     dropout_seed: Callable[[int, int, int], int]  # (step, micro-batch, rank) -> seed
+    depths: Depths = UNSAID
     cut: Cut | None = None  # the parts of a pipeline
     profile: Profile | None = None  # the step that is looked at
 

@@ -50,7 +50,8 @@ class LocalEngine:
             if setup.precision != "fp32" and parameter.requires_grad:
                 add_up = functools.partial(_add_up, self._masters[name])
                 parameter.register_post_accumulate_grad_hook(add_up)  # type: ignore[no-untyped-call]
-        self._optimizer = adamw(parameter_groups(self._masters.items(), setup.optimizer), setup.optimizer)
+        groups = parameter_groups(self._masters.items(), setup.optimizer, setup.depths)
+        self._optimizer = adamw(groups, setup.optimizer)
 
     def part_weights(self) -> dict[str, float | None]:
         """Parts and weights of the last forward pass."""

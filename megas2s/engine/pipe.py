@@ -69,7 +69,7 @@ class PipeEngine:
             world_size=self._data.world_size,
         )
         mpu = self._pieces.mpu()
-        groups = parameter_groups(self._parameters.items(), setup.optimizer)
+        groups = parameter_groups(self._parameters.items(), setup.optimizer, setup.depths)
         with contextlib.redirect_stdout(None):
             self._engine = Conveyor(
                 args=None,

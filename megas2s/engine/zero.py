@@ -239,7 +239,7 @@ class ZeroEngine:
 
 
 def _optimizer(parameters: Mapping[str, nn.Parameter], setup: Setup, offload: bool) -> torch.optim.Optimizer:
-    groups = parameter_groups(parameters.items(), setup.optimizer)
+    groups = parameter_groups(parameters.items(), setup.optimizer, setup.depths)
     if not groups:
         raise BadConfig("every parameter of this stage is frozen, so there is nothing to train; shorten `freeze`")
     if not offload:

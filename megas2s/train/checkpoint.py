@@ -91,24 +91,38 @@ def save(
     dist.barrier()
 
 
-def save_final(
-    stage_folder: Path,
+def save_weights_alone(
+    folder: Path,
     engine: Engine,
     state: TrainState,
     config: ModelConfig,
     metadata: Mapping[str, str],
     *,
     binding: Mapping[str, str],
+    facts: Mapping[str, object] | None = None,
 ) -> None:
-    """Write the weights a stage ends with; once they are published the stage is complete. Collective."""
-    folder = stage_folder / WEIGHTS
+    """Write and publish the weights of an engine as they are, `facts` in their manifest; collective.
+
+    Published as `weights` of a stage they make it complete.
+    """
     temporary = files.temporary_folder(folder)
     _begin(folder, lambda: size(config, trainable=0))
     with files.disk_trouble(folder):
         _write_collectively(temporary, engine, config, metadata)
         if dist.is_main():
-            facts = {"tokens": state.tokens, "binding": dict(binding)}
-            files.publish(temporary, folder, _facts("weights", state, binding) | facts)
+            known = {"tokens": state.tokens, "binding": dict(binding), **(facts or {})}
+            files.publish(temporary, folder, _facts("weights", state, binding) | known)
+    dist.barrier()
+
+
+def promote(folder: Path, stage_folder: Path) -> None:
+    """Let weights that are published already be those that the stage ends with; collective."""
+    if dist.is_main():
+        facts = {key: value for key, value in files.read_manifest(folder).items() if key != "files"}
+        temporary = files.empty_temporary(stage_folder / WEIGHTS)
+        with files.disk_trouble(temporary):
+            shutil.copytree(folder, temporary, dirs_exist_ok=True, ignore=shutil.ignore_patterns(files.MANIFEST))
+            files.publish(temporary, stage_folder / WEIGHTS, facts)
     dist.barrier()
 
 

@@ -15,7 +15,7 @@ from megas2s import dist
 from megas2s.engine.base import Batch, Engine
 from megas2s.labels import IGNORED
 from megas2s.models.config import ModelConfig
-from megas2s.train import checkpoint
+from megas2s.train import best, checkpoint
 from megas2s.train.metrics import MetricsLog, Scalars, console_line, losses_from
 from megas2s.train.samples import reconstructions
 from megas2s.train.schedule import Schedule
@@ -48,6 +48,7 @@ class Training:
     tokens_per_step: int  # raw tokens over all ranks
     flops_per_step: float  # over all ranks
     peak_flops: float | None  # of one rank's device
+    best: best.Best | None = None  # which weights it ends with; the last ones where absent
 
 
 def train(run: Training, state: TrainState, saved: checkpoint.Saved | None, *, trial: bool) -> TrainState:
@@ -57,6 +58,7 @@ def train(run: Training, state: TrainState, saved: checkpoint.Saved | None, *, t
     if saved is not None:
         run.engine.load_moments(saved.optimizer.tensor, saved.counters)
     window = _Window(run, state)
+    kept = best.tell(best.marked(run.folder)) if run.best is not None else None
     for batches in run.batches_from(state.step):
         lr = run.schedule.at(state.step, steps=run.steps)
         result = run.engine.train_step(batches, step=state.step, lr=lr)
@@ -66,16 +68,26 @@ def train(run: Training, state: TrainState, saved: checkpoint.Saved | None, *, t
         # No report reaches back over a checkpoint: a run that resumes there could not repeat it.
         if every(run.log.every, state.step) or saving or state.step == run.steps:
             window.report(state, lr)
-        if every(run.log.evaluate_every, state.step) or state.step == run.steps:
-            evaluate(run, state)
+        ends = state.step == run.steps
+        if every(run.log.evaluate_every, state.step) or ends:
+            found = evaluate(run, state)
+            if run.best is not None:
+                kept = keep_best(run, state, kept, found)
+                ends = ends or gave_up(run, state, kept)
         if every(run.log.samples_every, state.step) or state.step == run.steps:
             show_samples(run, state)
         if saving:
             save(run, state, needed=saved.needed if saved is not None else None)
-        if state.step == run.steps:
+        if ends:
+            window.report(state, lr)
             break
         window.go_on()
-    checkpoint.save_final(run.folder, run.engine, state, run.config, run.metadata, binding=run.binding)
+    if kept is not None:
+        checkpoint.promote(run.folder / best.FOLDER, run.folder)
+        run.metrics.say(f"{run.stage} ends with the weights of step {kept.step}, the best ones")
+    else:
+        folder = run.folder / checkpoint.WEIGHTS
+        checkpoint.save_weights_alone(folder, run.engine, state, run.config, run.metadata, binding=run.binding)
     _retain(run, state, needed=None)
     return state
 
@@ -103,10 +115,30 @@ def _fully_labelled(batch: Batch) -> Batch:
     return {**batch, "labels": labels.masked_fill(labels == IGNORED, 0)}
 
 
-def evaluate(run: Training, state: TrainState) -> None:
-    """Held-out losses by part and language."""
+def keep_best(run: Training, state: TrainState, kept: best.Mark | None, found: Scalars) -> best.Mark:
+    """The better of what is kept and what the engine has now, which is then kept; collective."""
+    assert run.best is not None, "who asks has a wish"
+    now = best.Mark(state.step, best.value_of(run.best, found))
+    if kept is not None and now.value <= kept.value:
+        return kept
+    facts = {"step": now.step, "value": now.value, "by": run.best.by}
+    checkpoint.save_weights_alone(
+        run.folder / best.FOLDER, run.engine, state, run.config, run.metadata, binding=run.binding, facts=facts
+    )
+    return now
+
+
+def gave_up(run: Training, state: TrainState, kept: best.Mark) -> bool:
+    """Whether nothing better has come for as many evaluations as `patience` allows."""
+    assert run.best is not None, "who asks has a wish"
+    waited = (state.step - kept.step) / run.log.evaluate_every
+    return 0 < run.best.patience <= waited
+
+
+def evaluate(run: Training, state: TrainState) -> Scalars:
+    """Held-out losses by part and language, and what else is found out; collective."""
     if not run.log.evaluate_every or not run.heldout:
-        return
+        return {}
     sums = dist.sum_over_ranks(run.engine.evaluate(run.heldout))
     values = losses_from(sums, run.engine.part_weights(), run.languages)
     measured = run.measures(run.engine)
@@ -115,6 +147,7 @@ def evaluate(run: Training, state: TrainState) -> None:
     run.metrics.say(
         " | ".join([f"{run.stage} {state.step}/{run.steps}", f"held-out loss {values['loss']:.4f}", *found])
     )
+    return values | measured
 
 
 def show_samples(run: Training, state: TrainState) -> None:
@@ -163,8 +196,9 @@ class _Window:
         self._norm = grad_norm
 
     def report(self, state: TrainState, lr: float) -> None:
-        """Report the steps so far and begin again."""
-        assert self._sums is not None
+        """Report the steps since the last time, where there are any, and begin again."""
+        if self._sums is None:
+            return
         run = self._run
         values = losses_from(dist.sum_over_ranks(self._sums), run.engine.part_weights(), run.languages)
         steps = state.step - self._from.step

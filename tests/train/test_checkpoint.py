@@ -73,7 +73,9 @@ def test_a_save_that_breaks_off_leaves_nothing_that_counts_and_nothing_for_the_n
 
 def test_manifests_of_one_recipe_have_the_same_hash_of_it(save, make_engine, tmp_path):
     def hashed(binding):
-        checkpoint.save_final(tmp_path, make_engine(), TrainState(step=6), CONFIG, {}, binding=binding)
+        checkpoint.save_weights_alone(
+            tmp_path / "weights", make_engine(), TrainState(step=6), CONFIG, {}, binding=binding
+        )
         return files.read_json(tmp_path / "weights" / files.MANIFEST)["binding_sha256"]
 
     found = files.read_json(save(4) / files.MANIFEST)["binding_sha256"]
@@ -234,7 +236,7 @@ def test_what_belongs_to_another_recipe_is_refused_by_its_first_difference(save,
     checkpoint.check_binding(saved, BINDING)
     with pytest.raises(BadCheckpoint, match=f"{saved.folder} belongs to another recipe: {said}; put it back, or"):
         checkpoint.check_binding(saved, binding)
-    checkpoint.save_final(tmp_path, make_engine(), saved.state, CONFIG, {}, binding=BINDING)
+    checkpoint.save_weights_alone(tmp_path / "weights", make_engine(), saved.state, CONFIG, {}, binding=BINDING)
     checkpoint.check_complete(tmp_path, BINDING)
     with pytest.raises(BadCheckpoint, match=f"{tmp_path / 'weights'} belongs to another recipe: {said}; put it"):
         checkpoint.check_complete(tmp_path, binding)
@@ -250,10 +252,10 @@ def test_a_stage_is_complete_once_its_weights_are_whole(make_engine, monkeypatch
     values = engine.values
     monkeypatch.setattr(engine, "values", breaks_off)
     with pytest.raises(KeyboardInterrupt):
-        checkpoint.save_final(tmp_path, engine, state, CONFIG, {}, binding=BINDING)
+        checkpoint.save_weights_alone(tmp_path / "weights", engine, state, CONFIG, {}, binding=BINDING)
     assert not checkpoint.is_complete(tmp_path)
     monkeypatch.undo()
-    checkpoint.save_final(tmp_path, engine, state, CONFIG, {}, binding=BINDING)
+    checkpoint.save_weights_alone(tmp_path / "weights", engine, state, CONFIG, {}, binding=BINDING)
     assert checkpoint.is_complete(tmp_path)
     manifest = files.verify(tmp_path / "weights")
     assert (manifest["kind"], manifest["step"], manifest["tokens"], manifest["binding"]) == ("weights", 6, 60, BINDING)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from megas2s import dist, session
 from megas2s.engine.local import LocalEngine
 from megas2s.labels import IGNORED
-from megas2s.models import transformer
+from megas2s.models import stacks
 from megas2s.models.transformer import build
 from megas2s.train import checkpoint, loop
 
@@ -281,8 +281,8 @@ def test_activation_checkpointing_recomputes_every_layer_and_changes_no_bit(
         recomputed.append(type(layer).__name__)
         return checkpointed(layer, *arguments, **named)
 
-    checkpointed = transformer.checkpoint
-    monkeypatch.setattr(transformer, "checkpoint", watched)
+    checkpointed = stacks.checkpoint
+    monkeypatch.setattr(stacks, "checkpoint", watched)
     recipe = {**one_stage({"name": "denoising"}, heldout_rows=0), "trial_step": False}
     recipe["model"]["dropout"] = 0.2
     plain = train_here({**recipe, "run": str(tmp_path / "plain")})

@@ -66,10 +66,10 @@ def test_room_for_the_last_weights_is_asked_for_by_theirs(make_engine, free, tmp
     size = sum(tensor.nbytes for _, tensor in engine.values())
     free(1.2 * size - 1)
     with pytest.raises(DiskTrouble, match=f"no room to write {tmp_path / 'weights'}"):
-        checkpoint.save_final(tmp_path, engine, state, CONFIG, {}, binding=BINDING)
+        checkpoint.save_weights_alone(tmp_path / "weights", engine, state, CONFIG, {}, binding=BINDING)
     assert not list(tmp_path.iterdir())
     free(1.2 * size + 1)
-    checkpoint.save_final(tmp_path, engine, state, CONFIG, {}, binding=BINDING)
+    checkpoint.save_weights_alone(tmp_path / "weights", engine, state, CONFIG, {}, binding=BINDING)
 
 
 def test_what_rank_0_finds_of_the_disk_is_said_on_every_rank(save, free, monkeypatch, tmp_path):
