@@ -35,6 +35,7 @@ from megas2s.recipe import read_overridden
 from megas2s.spec import parse, plain, spec
 from megas2s.splits import SPLITS, Examples, Split, SplitName, encode, labels_of, read_split
 from megas2s.tasks import check_lengths
+from megas2s.tokenizer.extending import extended
 from megas2s.tokenizer.folder import Stored
 from megas2s.tokenizer.load import Tokenizer
 from megas2s.train import checkpoint
@@ -93,6 +94,7 @@ class Finetuning:
     epochs: float | None = None
     steps: int | None = None  # instead of epochs
     dropout: float | None = None  # the weights' own where absent
+    new_tokens: tuple[str, ...] = ()  # words that the vocabulary gets beside its own
     max_positions: int | None = None  # rows of the table of positions, where it is to have more than the weights'
     freeze: tuple[str, ...] = ()
     lora: LowRank | None = None  # adapters, beside which all else stands still
@@ -181,11 +183,12 @@ def prepare(recipe: Finetuning) -> Prepared:
     found = source.find(Path(recipe.init))
     reader = found.open()
     stored = source.find_tokenizer(found, reader, Path(recipe.tokenizer) if recipe.tokenizer else None)
+    stored = extended(stored, recipe.new_tokens)
     tokenizer = Tokenizer(stored, Path(recipe.run) / "tokenizer")
     entries = {split: read_split(recipe.data, split) for split in SPLITS}
     labels = labels_of(recipe.method, entries["train"], recipe.data.columns)
     try:
-        config = recipe.method.shaped(_taken(recipe, reader.config), labels)
+        config = recipe.method.shaped(_taken(recipe, reader.config, stored), labels)
         config = config if recipe.lora is None else recipe.lora.shaped(config)
         frozen = (*recipe.freeze, *recipe.method.unused(config))
         frozen = frozen if recipe.lora is None else (*frozen, *recipe.lora.frozen(config))
@@ -234,11 +237,13 @@ def _check_best(best: Best, task: Task, dev: Split) -> None:
     value_of(best, {LOSS: 0.0, **names})
 
 
-def _taken(recipe: Finetuning, config: ModelConfig) -> ModelConfig:
-    """The model that is taken from the weights."""
+def _taken(recipe: Finetuning, config: ModelConfig, stored: Stored) -> ModelConfig:
+    """The model that is taken from the weights, its tables as large as they are to be."""
     if recipe.part == "encoder":
         config = config.encoder_only()
     changes: dict[str, int | float] = {} if recipe.dropout is None else {"dropout": recipe.dropout}
+    if recipe.new_tokens:
+        changes["vocab_size"] = max(config.vocab_size, stored.metadata.size)
     if recipe.max_positions is not None:
         if not config.has_learned_positions:
             raise ValueError("max_positions: this model has no table of positions, so rows may be of any length")

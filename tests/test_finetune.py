@@ -14,6 +14,7 @@ from megas2s import files, tuning
 from megas2s.errors import BadCheckpoint, BadConfig, BadData
 from megas2s.models.weights import open_weights
 from megas2s.spec import parse
+from megas2s.tokenizer.load import Tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = sorted((ROOT / "launch" / "finetuning").glob("*.yaml"))
@@ -170,6 +171,20 @@ def test_a_table_of_positions_grows_to_hold_source_and_target(recipe, tune_here)
     assert torch.equal(after.tensor("encoder.positions.weight", slice(46, 48)), table[6:8]), "never read, never moved"
     with pytest.raises(BadConfig, match="max_positions 20 is less than the 40"):
         tune_here({**data, "max_positions": 20})
+
+
+def test_new_words_have_rows_of_their_own(recipe, tune_here):
+    data = recipe("causal", steps=2, new_tokens=["[X_SEP]", " house"], optimizer={"weight_decay": 0.0})
+    before, run = open_weights(Path(data["init"])), tune_here(data)
+    after = open_weights(run.folder / "causal" / "weights")
+    size = before.config.vocab_size
+    assert after.config.vocab_size == size + 2
+    assert Tokenizer.load(run.folder / "tokenizer").encode("the house [X_SEP]").tolist()[-1] == size
+    assert size + 1 in Tokenizer.load(run.folder / "tokenizer").encode("the house is")
+    mean, learnt = before.tensor("encoder.embed.weight").mean(dim=0), after.tensor("encoder.embed.weight")[size + 1]
+    assert not torch.allclose(learnt, mean, atol=1e-4)
+    with pytest.raises(BadConfig, match="new_tokens: ' house' is a token already"):
+        tune_here({**data, "new_tokens": [" house", " house"]})
 
 
 def test_the_same_command_once_all_is_done_changes_nothing(recipe, tune_here, tmp_path):
