@@ -20,6 +20,7 @@ run in processes of their own, one at a time: A B A B; a ratio is the median ove
 A figure of absolute time on a shared machine is noise; the ratios stand. docs/performance.md keeps the results."""
 
 CASES = ("mlm-250k", "mlm-32k", "seq2seq-250k", "frozen-512-114", "frozen-denoising")
+CASES += tuple(f"pseudo-{lengths}{kind}" for kind in ("", "-eager") for lengths in ("464-48", "608-160"))
 
 
 def arguments() -> argparse.Namespace:

@@ -75,14 +75,14 @@ def our_engine(
         freeze(model, frozen)
         return model
 
-    return _engine(construct, Denoising() if config.is_seq2seq else MLM(), make_batch(), precision)
+    return engine(construct, Denoising() if config.is_seq2seq else MLM(), make_batch(), precision)
 
 
 def theirs(
     config: ModelConfig, make_batch: Callable[[], Batch], precision: Precision, architecture: str
 ) -> Callable[[], float]:
     """One training step of a class of transformers on the same batch, all logits as it makes them."""
-    return _engine(partial(_Whole, config, architecture), _TheirLoss(), _full_labels(make_batch()), precision)[1]
+    return engine(partial(_Whole, config, architecture), _TheirLoss(), _full_labels(make_batch()), precision)[1]
 
 
 def their_loss(config: ModelConfig, make_batch: Callable[[], Batch], architecture: str) -> Callable[[], float]:
@@ -149,9 +149,10 @@ def _full_labels(batch: Batch) -> Batch:
     return {"input_ids": batch["input_ids"], "labels": labels, "language": batch["language"]}
 
 
-def _engine(
+def engine(
     construct: Callable[[], nn.Module], losses: object, batch: Batch, precision: Precision
 ) -> tuple[LocalEngine, Callable[[], float]]:
+    """An engine with a model, and a step of it on the same batch again and again."""
     torch.manual_seed(SEED)
     model = construct()
     engine = LocalEngine(

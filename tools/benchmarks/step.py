@@ -7,13 +7,14 @@ memory traffic, kernels and the optimizer.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
 import torch
 
-from benchmarks import measure, models
+from benchmarks import measure, models, one_row
 from benchmarks.measure import Make, Table
 from megas2s.engine.base import Precision
 from megas2s.models.config import ModelConfig
@@ -163,12 +164,41 @@ def _frozen(whole_window: bool, given: argparse.Namespace, precision: Precision,
     )
 
 
+def _pseudo(
+    name: str, source: int, target: int, eager: bool, given: argparse.Namespace, precision: Precision, on_gpu: bool
+) -> Case:
+    config = dataclasses.replace(
+        _config(given, MIDDLE, layers=given.layers or 12), max_positions=source + target, segment_types=2
+    )
+    count = _rows(given, {"fp32": 2, "bf16": 8}[precision], on_gpu)
+    batch = partial(one_row.pseudo_batch, config, rows=count, source=source, target=target)
+    shapes, whole = parameter_shapes(config), source + 2 * target
+    blocks = step_flops(shapes, StepSize(count, source, 0, target, written=(target, target)))
+    return Case(
+        name,
+        config,
+        count,
+        count * (source + target),
+        ("blocks", partial(one_row.blocks, config, batch, precision)),
+        (
+            "as s2s-ft before" if eager else "square mask",
+            partial(one_row.square, config, batch, precision, eager=eager),
+        ),
+        step_flops(shapes, StepSize(count, whole, 0, target)) / blocks,
+        ">= 1.3",
+    )
+
+
 _CASES: dict[str, Callable[[argparse.Namespace, Precision, bool], Case]] = {
     "mlm-250k": partial(_mlm, "mlm-250k", BIG, {"fp32": 1, "bf16": 4}, ">= 1.8, GPU >= 2"),
     "mlm-32k": partial(_mlm, "mlm-32k", MIDDLE, {"fp32": 2, "bf16": 8}, ">= 1.2"),
     "seq2seq-250k": _seq2seq,
     "frozen-512-114": partial(_frozen, False),
     "frozen-denoising": partial(_frozen, True),
+    "pseudo-464-48": partial(_pseudo, "pseudo-464-48", 464, 48, False),
+    "pseudo-608-160": partial(_pseudo, "pseudo-608-160", 608, 160, False),
+    "pseudo-464-48-eager": partial(_pseudo, "pseudo-464-48-eager", 464, 48, True),
+    "pseudo-608-160-eager": partial(_pseudo, "pseudo-608-160-eager", 608, 160, True),
 }
 
 
