@@ -188,7 +188,10 @@ def _keep(path: Path, prepared: Prepared, split: Split, answers: dict[int, Any])
     lines = []
     for place, given in sorted(answers.items()):
         language = split.languages[place]
-        line = {"language": prepared.recipe.data.languages[language], "answer": given}
+        line = {"language": prepared.recipe.data.languages[language]}
+        if isinstance(source := split.records[place].get(split.columns.text), str):
+            line["source"] = source
+        line["answer"] = given
         if language in split.labelled:
             line["reference"] = references[place]
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")

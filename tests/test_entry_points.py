@@ -36,6 +36,11 @@ HEAVY = {"torch", "transformers", "deepspeed", "datasets", "numpy", "pyarrow", "
 
 # How a script without a recipe is called, and a change to that with what --print-config then says differently.
 CALLS = {
+    "launch/evaluate.py": (
+        "{sample}/en.txt --references {sample}/en.txt --output {new}/scores",
+        "stem=true",
+        {"stem": True},
+    ),
     "tools/analyse.py": ("{run} --text {sample}/en.txt --analyses neurons --out {new}/looked", "seed=3", {"seed": 3}),
     "tools/bench.py": ("loader", "rows=8", {"rows": 8}),
     "tools/convert_from_hf.py": ("{encoder} {new}/weights", "no_tokenizer=true", {"no_tokenizer": True}),

@@ -109,7 +109,9 @@ def test_what_is_planted_is_learnt_and_the_test_set_answered(kind: str, recipe, 
     assert results["test"]["all"][measure] > 0.9
     lines = (tmp_path / "run" / "answers" / "test.jsonl").read_text().splitlines()
     assert len(lines) == 14
-    assert json.loads(lines[0]).keys() == {"language", "answer", "reference"}
+    line = json.loads(lines[0])
+    assert list(line) == ["language", *(["source"] if "tag" not in kind else []), "answer", "reference"]
+    assert line.get("source") in (None, examples(1, 200)[0]["text"])
     stage = METHODS[kind][0]["name"]
     last = [line for line in left.log(stage) if line["kind"] == "heldout"][-1]
     assert last["step"] == steps
@@ -281,7 +283,7 @@ def test_a_label_that_is_new_counts_as_an_error_and_a_test_set_may_have_none(rec
     assert "bare.jsonl has a 'label'; they are answered and not scored" in said
     lines = [json.loads(line) for line in (tmp_path / "run" / "answers" / "test.jsonl").read_text().splitlines()]
     assert len(lines) == 3
-    assert all(line.keys() == {"language", "answer"} for line in lines)
+    assert all(line.keys() == {"language", "source", "answer"} for line in lines)
 
 
 def test_a_head_for_other_labels_begins_anew_and_for_the_same_goes_on(recipe, tune_here, tmp_path):

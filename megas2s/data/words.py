@@ -13,6 +13,7 @@ import hashlib
 import re
 import sys
 import unicodedata
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -24,16 +25,20 @@ _BASE = np.uint64(0x9E3779B97F4A7C15)  # odd: multiplying by it modulo 2**64 los
 _MIXERS = ((np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)), (np.uint64(27), np.uint64(0x94D049BB133111EB)))
 
 
+def ranges(codes: Sequence[int]) -> str:
+    """Code points in rising order as what stands in a regular expression's []: runs of neighbours as ranges."""
+    starts = [code for code, before in zip(codes, [-2, *codes], strict=False) if code != before + 1]
+    ends = [code for code, after in zip(codes, [*codes[1:], sys.maxunicode + 2], strict=True) if code != after - 1]
+    return "".join(f"\\U{start:08x}-\\U{end:08x}" for start, end in zip(starts, ends, strict=True))
+
+
 @functools.cache
 def punctuation() -> str:
     """Punctuation and symbols of all scripts (Unicode categories P and S), as what stands in a regular expression's [].
 
     Runs of neighbours are given as ranges.
     """
-    found = [code for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code))[0] in "PS"]
-    starts = [code for code, before in zip(found, [-2, *found], strict=False) if code != before + 1]
-    ends = [code for code, after in zip(found, [*found[1:], sys.maxunicode + 2], strict=True) if code != after - 1]
-    return "".join(f"\\U{start:08x}-\\U{end:08x}" for start, end in zip(starts, ends, strict=True))
+    return ranges([code for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code))[0] in "PS"])
 
 
 @functools.cache

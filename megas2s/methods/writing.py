@@ -83,7 +83,7 @@ class Writing:
         ]
 
     def scores(self, answers: Sequence[Any], references: Sequence[Any]) -> Scores:
-        """chrF and exact match."""
+        """ROUGE, BLEU, chrF and exact match."""
         return of_texts(answers, references)
 
 

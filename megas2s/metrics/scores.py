@@ -1,7 +1,7 @@
 """How good answers are, by the libraries that others report with: scikit-learn, SciPy, seqeval, sacreBLEU.
 
-Each function takes answers and references of the same length and gives named numbers; shares are between 0 and 1,
-correlations between -1 and 1, chrF between 0 and 100.
+Each function takes answers and references of the same length and gives named numbers. Shares and ROUGE are between 0
+and 1, correlations between -1 and 1; BLEU and chrF are between 0 and 100, as sacreBLEU has them.
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+
+from megas2s.metrics.measure import Texts
+from megas2s.metrics.texts import STANDARD, measured
 
 Scores = dict[str, float]
 
@@ -46,9 +49,6 @@ def of_tags(answers: Sequence[Sequence[str]], references: Sequence[Sequence[str]
 
 
 def of_texts(answers: Sequence[str], references: Sequence[str]) -> Scores:
-    """chrF (Popovic 2015) of the corpus, and the share of answers that equal their reference."""
-    from sacrebleu.metrics.chrf import CHRF
-
-    chrf = CHRF().corpus_score(list(answers), [list(references)]).score
-    equal = sum(a.strip() == b.strip() for a, b in zip(answers, references, strict=True))
-    return {"chrf": float(chrf), "exact_match": equal / max(1, len(references))}
+    """ROUGE-1, 2 and L, BLEU and chrF of the corpus, and the share of answers that equal their reference."""
+    texts = Texts(answers, references)
+    return {name: measured(name, texts).corpus for name in STANDARD}

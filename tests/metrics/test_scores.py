@@ -36,7 +36,16 @@ def test_tags_are_counted_by_word_and_spans_where_they_are_marked():
 
 
 def test_texts():
-    assert of_texts(["wie geht es"], ["wie geht es"]) == {"chrf": pytest.approx(100.0), "exact_match": 1.0}
-    found = of_texts(["ganz anders", "gut"], ["etwas", "gut"])
-    assert found["exact_match"] == 0.5
+    line = "wie geht es dir heute"
+    best = {"rouge1": 1.0, "rouge2": 1.0, "rougeL": 1.0, "bleu": 100.0, "chrf": 100.0, "exact_match": 1.0}
+    assert of_texts([line], [line]) == pytest.approx(best)
+    found = of_texts(["ganz anders", line], ["etwas", line])
+    assert found.keys() == best.keys()
+    assert (found["rouge1"], found["exact_match"]) == (0.5, 0.5)
     assert 0 < found["chrf"] < 100
+    assert 0 < found["bleu"] < 100
+
+
+def test_texts_in_any_script():
+    for line in ("हिन्दी में लिखा हुआ वाक्य", "เขาไปที่ร้านหนังสือ"):
+        assert [of_texts([line], [line])[name] for name in ("rouge1", "rouge2", "rougeL")] == [1.0, 1.0, 1.0]
