@@ -70,7 +70,7 @@ def examine(recipe: Recipe, asked: argparse.Namespace) -> int:
         print(json.dumps({"healthy": not failures, "findings": [finding._asdict() for finding in findings]}, indent=2))
     else:
         print("no --hostfile: this machine alone" if asked.hostfile is None else f"{len(hosts)} hosts: {names}")
-        print("\n".join([*table(findings, hosts), *(f"{one.host}: {one.check}: {one.advice}" for one in failures)]))
+        print("\n".join([*table(findings, hosts), *(one.sentence for one in failures)]))
         count = len(failures)
         print(f"{count} thing{'s' * (count > 1)} to put right" if failures else "ready to launch")
     return 2 if failures else 0
