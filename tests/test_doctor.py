@@ -194,6 +194,7 @@ def test_a_corpus_that_was_half_copied_is_seen_on_the_host(script, write_recipe,
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
+        ("stages.mlm.engine={name: pipe, stages: 4}", "stage 'mlm': 4 pipe stages for 3 units (layers and the head)"),
         ("ranks=2", "the recipe says ranks: 2, but 4 were started"),
     ],
 )

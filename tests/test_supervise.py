@@ -50,6 +50,11 @@ def test_a_dry_run_prints_the_command_with_the_ranks_that_were_counted(supervise
         ("127.0.0.1 slots=4\n", "ranks=2", "the recipe says ranks: 2, but 4 were started"),
         ("127.0.0.1 slots=3\n", "seed=1", "are not divisible by 3 ranks"),
         ("127.0.0.1 slots=3\n", "stages.mlm.engine={name: pipe, stages: 2}", "3 ranks do not divide into pipelines"),
+        (
+            "127.0.0.1 slots=4\n",
+            "stages.mlm.engine={name: pipe, stages: 4}",
+            "stage 'mlm': 4 pipe stages for 3 units (layers and the head); take fewer stages",
+        ),
     ],
 )
 def test_nothing_is_started_where_hosts_and_recipe_do_not_fit(supervise, tmp_path, lines, override, sentence):
@@ -83,6 +88,12 @@ def test_without_a_hostfile_deepspeed_is_given_one_that_keeps_it_here(script, re
     assert done.returncode == 0, done.stdout
     assert f"on this machine alone: deepspeed --hostfile {os.devnull} " in done.stdout
     assert fetch_hostfile(os.devnull) is None  # which is where deepspeed takes the local machine
+
+
+def test_a_pipeline_that_no_number_of_ranks_can_hold_is_refused_without_a_hostfile_too(script, recipe):
+    done = script("launch/supervise.py", recipe, "stages.mlm.engine={name: pipe, stages: 4}")
+    assert (done.returncode, done.stdout.count("\n")) == (2, 1)
+    assert "4 pipe stages for 3 units" in done.stdout
 
 
 @pytest.mark.parametrize("flags", ["--hostfile others", "--hostfile=others", "-H others", "-Hothers", "--host others"])
