@@ -67,7 +67,10 @@ def test_hosts_that_are_well_get_no_advice():
         ({"shared_memory": 64 << 20}, "beta: shared memory: 2.0 GiB are needed in /dev/shm; in a container raise"),
         ({"interface": ""}, "beta: network: no way leads to the first host; see `ip route`"),
         ({"reaches": "port 29500 of alpha: timed out"}, "beta: rendezvous: a firewall may close the port; open it"),
-        ({"reaches": "port 29500 is in use: Address"}, "beta: rendezvous: another run may hold the port; take another"),
+        (
+            {"reaches": "port 29500: Address already in use"},
+            "beta: rendezvous: another run may hold the port; take another",
+        ),
         ({"late": 9.0}, "beta: clock: let the hosts keep time by one server (chrony, NTP)"),
     ],
 )

@@ -7,6 +7,7 @@ python tools/doctor.py launch/recipes/two_stage.yaml             this machine al
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -104,7 +105,7 @@ def listen(port: int) -> int:
             print("listening", flush=True)
             sys.stdin.read()
     except OSError as error:
-        print(f"port {port} is in use: {error.strerror}", flush=True)
+        print(f"port {port}: {os.strerror(error.errno or 0)}", flush=True)
     return 0
 
 

@@ -61,7 +61,7 @@ def test_a_port_in_use_is_seen_and_nothing_is_launched(cluster: Cluster, doctor,
         end(taken)
     for code, output in (asked, launched):
         assert code == 2
-        assert "rendezvous: port 29500 is in use: Address already in use; another run may hold the port" in output
+        assert "rendezvous: port 29500: Address already in use; another run may hold the port" in output
     assert f"error: {cluster.address('alpha')}: rendezvous: " in launched[1]
     assert "error: nothing was started" in launched[1]
     assert not (recipe.parent / "run").exists()
