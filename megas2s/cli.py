@@ -6,7 +6,9 @@ Imports neither torch nor pydantic, so that `--help` answers at once; a script i
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
+import logging
 import os
 import signal
 import socket
@@ -25,6 +27,7 @@ QUOTE = '"'
 FIRST_SECONDS = 5.0  # launchers look after their processes about once a second
 OTHERS_SECONDS = 10.0
 SOON_SECONDS = 0.05  # enough to leave a destructor
+LOG_SECONDS = 5.0  # a shared file system may be lost with the network, and its writes wait
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -124,24 +127,43 @@ def run(main: Callable[[], int | None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except Exception as error:
+        loss = _loss(here, error)
+        if loss:
+            _log(loss)  # at once: the launcher may end this rank while it is silent
         time.sleep(_patience(here, refused=False))
-        if not _lost_rank(error):
+        if not loss:
             raise
-        last = str(error).strip().splitlines()[-1]
-        print(
-            f"error: rank {here.rank} on {socket.gethostname()} lost the other ranks ({last}): one has ended, hangs, "
-            "or the network is down; the same command continues from the last checkpoint",
-            file=sys.stderr,
-            flush=True,
-        )
+        print(f"error: {loss}", file=sys.stderr, flush=True)
         os._exit(LostRank.exit_code)  # leaving in order would wait for those that are lost
     sys.exit(code)
 
 
-def _lost_rank(error: Exception) -> bool:
-    """Whether the network between ranks has failed; none has where `dist` was never imported."""
+def _loss(here: Place, error: Exception) -> str:
+    """The sentence for a network between ranks that has failed, else none; none has where `dist` was never imported."""
     loaded = sys.modules.get("megas2s.dist")
-    return loaded is not None and loaded.lost_rank(error)
+    if loaded is None or not loaded.lost_rank(error):
+        return ""
+    *_, last = str(error).strip().splitlines() or [type(error).__name__]
+    return (
+        f"rank {here.rank} on {socket.gethostname()} lost the other ranks ({last}): one has ended, hangs, or the "
+        "network is down; the same command continues from the last checkpoint"
+    )
+
+
+def _log(sentence: str) -> None:
+    """Write to the file that this rank logs to, where it has one: what it prints may be lost with the network."""
+    log = logging.getLogger("megas2s")
+    line = log.makeRecord(log.name, logging.ERROR, __file__, 0, sentence, (), None)
+
+    def write() -> None:
+        with contextlib.suppress(Refusal, OSError):
+            for handler in log.handlers:
+                if isinstance(handler, logging.FileHandler):
+                    handler.handle(line)
+
+    writing = threading.Thread(target=write, daemon=True)
+    writing.start()
+    writing.join(LOG_SECONDS)
 
 
 def _press_again(lost: sys.UnraisableHookArgs) -> None:

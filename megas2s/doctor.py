@@ -13,6 +13,7 @@ import json
 import math
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -25,14 +26,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from megas2s.data.corpus import Corpus
-from megas2s.errors import Refusal
+from megas2s.errors import BadConfig, Refusal
 from megas2s.hosts import Host
 from megas2s.models.parameters import parameter_shapes
 from megas2s.prepare import model_config
-from megas2s.probe import PACKAGES, REACHED, SHARED_MEMORY
+from megas2s.probe import NO_DRIVER, PACKAGES, REACHED, SHARED_MEMORY, UNREADABLE
 from megas2s.recipe import Recipe
 from megas2s.tokenizer.load import Tokenizer
 from megas2s.train import checkpoint
+from megas2s.train.record import ABSENT
 
 Facts = Mapping[str, Any]
 
@@ -54,6 +56,11 @@ class Finding(NamedTuple):
     found: str
     advice: str = ""
 
+    @property
+    def sentence(self) -> str:
+        """Host, check, what was found and what to do, in one line."""
+        return f"{self.host}: {self.check}: {self.found or 'none'}; {self.advice}"
+
 
 class Asking(NamedTuple):
     """How hosts are asked: the doctor's own command, the folder it runs in, and the port of the rendezvous."""
@@ -66,6 +73,8 @@ class Asking(NamedTuple):
 
 def examine(recipe: Recipe, hosts: Sequence[Host], asking: Asking) -> list[Finding]:
     """Every check of every host, in the order of the hosts."""
+    if asking.remote and shutil.which(SSH[0]) is None:
+        raise BadConfig("hosts are asked over ssh, and there is no ssh here; install its client")
     with _rendezvous(hosts[0], asking) as trouble, ThreadPoolExecutor(max_workers=32) as pool:
         answers = list(pool.map(lambda host: _ask(host, hosts[0], asking), hosts))
     for facts, _ in answers:
@@ -109,7 +118,7 @@ def judge(
         twice = "" if same == host.name else f"so does {same}; name each machine once, with all its slots"
         findings.append(Finding(host.name, "answers", f"as {own['name']}", twice))
         findings += _alike(host.name, own, facts[answered[0]], answered[0])
-        findings.append(_gpus(host, own["gpus"], with_gpus, facts[with_gpus]["gpus"] if with_gpus else ()))
+        findings.append(_gpus(host, own, with_gpus, facts[with_gpus]["gpus"] if with_gpus else ()))
         findings += _able(host, own, late[host.name], needed)
     return findings
 
@@ -118,31 +127,37 @@ def _alike(name: str, own: Facts, first: Facts, of: str) -> list[Finding]:
     """What must be there, and the same on every host."""
     advice = {
         **dict.fromkeys(("python", *PACKAGES), "install the same version on every host"),
+        "code": "check out one revision on every host, or copy the project again",
         "driver": "install the same GPU driver on every host",
         "recipe": "let every host see the same recipe, and pass the same overrides",
         "corpus": "let every host see the same corpus, or copy it again",
     }
-    found = []
+    found = [Finding(name, "revision", _told(own, "revision"))]  # for people; "code" knows what was changed since
     for check, what in advice.items():
-        value = str(own[check])
-        absent = value == "missing" or value.startswith("unreadable:")
-        same = value == str(first[check])
-        found.append(
-            Finding(name, check, value, what if absent else "" if same else f"{of} has {first[check]}; {what}")
-        )
+        value, expected = _told(own, check), _told(first, check)
+        absent = value == ABSENT or value.startswith(UNREADABLE)
+        same = value == expected
+        found.append(Finding(name, check, value, what if absent else "" if same else f"{of} has {expected}; {what}"))
     return found
 
 
-def _gpus(host: Host, own: Sequence[str], other: str | None, of_other: Sequence[str]) -> Finding:
+def _told(facts: Facts, check: str) -> str:
+    """A host's answer; older code than ours may not know the question."""
+    return str(facts.get(check, ABSENT))
+
+
+def _gpus(host: Host, own: Facts, other: str | None, of_other: Sequence[str]) -> Finding:
     """As many GPUs as slots, of one kind on all hosts; `other` is the first host that has any, None where none has."""
-    found = ", ".join(f"{count} x {name}" for name, count in Counter(own).items())
+    gpus: Sequence[str] = own["gpus"]
+    found = ", ".join(f"{count} x {name}" for name, count in Counter(gpus).items())
     if other is None:
-        return Finding(host.name, "GPUs", "none, ranks run on the CPU")
-    if len(own) < host.slots:
+        unseen = "a driver is there, but torch sees no GPU; install torch for CUDA, or see to CUDA_VISIBLE_DEVICES"
+        return Finding(host.name, "GPUs", "none, ranks run on the CPU", "" if own["driver"] == NO_DRIVER else unseen)
+    if len(gpus) < host.slots:
         return Finding(
             host.name, "GPUs", found or "none", f"slots={host.slots} are more; lower them or see to the GPUs"
         )
-    alike = set(own) == set(of_other)
+    alike = set(gpus) == set(of_other)
     kinds = " and ".join(sorted(set(of_other)))
     return Finding(host.name, "GPUs", found, "" if alike else f"{other} has {kinds}; let all hosts have the same GPUs")
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from megas2s.errors import BadConfig
 
 LINE = re.compile(r"(\S+)\s+slots=(\S+)")
+BYTE_ORDER_MARK = "\ufeff"  # some editors put it before a text
 
 
 class Host(NamedTuple):
@@ -29,17 +30,22 @@ class Host(NamedTuple):
 def read_hosts(path: str | Path) -> list[Host]:
     """The hosts of a hostfile, in order; raises BadConfig with the line that cannot be."""
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise BadConfig(
             f"no hostfile at {path}; deepspeed would run on this machine alone. Write one line per host: NAME slots=8"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise BadConfig(f"the hostfile {path} cannot be read: {error}") from None
+    if text.startswith(BYTE_ORDER_MARK):
+        raise BadConfig(
+            f"{path} line 1 begins with a byte order mark, which deepspeed takes for text; save the file as UTF-8 "
+            "without one"
+        )
     hosts: list[Host] = []
-    for number, line in enumerate(lines, start=1):
-        if text := line.partition("#")[0].strip():
-            hosts.append(_host(text, f"{path} line {number}", hosts))
+    for number, line in enumerate(text.splitlines(), start=1):
+        if words := line.partition("#")[0].strip():
+            hosts.append(_host(words, f"{path} line {number}", hosts))
     if not hosts:
         raise BadConfig(f"the hostfile {path} names no host; write one line per host: NAME slots=8")
     return hosts

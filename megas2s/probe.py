@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
 import platform
 import shutil
 import socket
@@ -16,13 +15,19 @@ from typing import Any
 import psutil
 import torch
 
-from megas2s.data.corpus import Corpus
+from megas2s import files
+from megas2s.data.corpus import Corpus, check_sizes
 from megas2s.errors import Refusal
 from megas2s.recipe import Recipe, dump_recipe
+from megas2s.train.record import git_revision, version
 
 PACKAGES = ("torch", "deepspeed", "transformers", "megas2s")
 SHARED_MEMORY = Path("/dev/shm")
 REACHED = "reached"
+NO_DRIVER = "none"
+UNREADABLE = "unreadable: "
+ROOT = Path(__file__).resolve().parents[1]
+CODE = ("megas2s/**/*.py", "launch/*.py", "ds_configs/*.json")  # what a run consists of, beside its recipe and corpus
 CONNECT_SECONDS = 5.0
 
 
@@ -32,7 +37,9 @@ def probe(recipe: Recipe, *, first: str, port: int) -> dict[str, Any]:
     return {
         "name": socket.gethostname(),
         "python": platform.python_version(),
-        **{name: _version(name) for name in PACKAGES},
+        **{name: version(name) for name in PACKAGES},
+        "revision": git_revision(),
+        "code": code_digest(ROOT),
         "gpus": _gpus(),
         "driver": _driver(),
         "compiler": [name for name in ("g++", "ninja") if shutil.which(name)],
@@ -52,11 +59,12 @@ def listening(port: int) -> Iterator[None]:
         yield
 
 
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "missing"
+def code_digest(root: Path) -> str:
+    """A hash of the project's files as they lie here: a revision says nothing of what was changed since."""
+    digest = hashlib.sha256()
+    for path in sorted(path for pattern in CODE for path in root.glob(pattern)):
+        digest.update(f"{path.relative_to(root)} {files.hash_file(path)}\n".encode())
+    return digest.hexdigest()[:12]
 
 
 def _gpus() -> list[str]:
@@ -66,9 +74,10 @@ def _gpus() -> list[str]:
 def _driver() -> str:
     asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     if shutil.which(asked[0]) is None:
-        return "none"
-    found = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.split()
-    return found[0] if found else "none"
+        return NO_DRIVER
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    found = done.stdout.split() if done.returncode == 0 else []  # it complains on stdout
+    return found[0] if found else NO_DRIVER
 
 
 def _interface(first: str) -> str:
@@ -92,7 +101,10 @@ def _reaches(first: str, port: int) -> str:
 
 
 def _corpus(recipe: Recipe) -> str:
+    """What is in the corpus, if all of its shards have the size that they were written with."""
     try:
-        return Corpus.open(Path(recipe.corpus)).digest[:12]
-    except Refusal as refusal:
-        return f"unreadable: {refusal}"
+        corpus = Corpus.open(Path(recipe.corpus))
+        check_sizes(corpus)
+    except (Refusal, OSError) as trouble:
+        return f"{UNREADABLE}{trouble}"
+    return corpus.digest[:12]

@@ -20,9 +20,11 @@ from megas2s.data.mixture import Sampling
 from megas2s.engine import pipe_stages
 from megas2s.errors import BadConfig
 from megas2s.models.config import Activation, FirstToken, ModelConfig, Tying
+from megas2s.models.parts import unit_count
 from megas2s.models.presets import preset
 from megas2s.models.weights import open_weights
 from megas2s.spec import nearest, parse, plain, read_yaml, spec
+from megas2s.train.placement import check_parts
 from megas2s.train.stage import Checkpoints, Log, Stage, check_patience
 
 
@@ -159,7 +161,18 @@ class Recipe:
                 "a hostfile that was not found makes deepspeed fall back to the local machine"
             )
         for stage in self.stages:
+            self._check_parts(stage)
             stage.micro_batch_rows(stage.data_ranks(world_size))
+
+    def _check_parts(self, stage: Stage) -> None:
+        """Refuse a pipeline of more parts than the model has layers and a head; to count them takes no vocabulary."""
+        if (parts := pipe_stages(stage.engine)) == 1:
+            return
+        whole = self.model.config(vocab_size=1, pad_id=0, tying=self.model.tying)
+        try:
+            check_parts(parts, unit_count(stage.objective.shaped(whole)))
+        except ValueError as error:
+            raise BadConfig(f"stage {stage.name!r}: {error}") from None
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -179,6 +179,7 @@ def _look(session: Session, start: Path | None) -> list[str]:
     """What this rank sees of all that every rank must see alike."""
     found = checkpoint.digest(start) if start is not None else None
     return [
+        record.versions(),
         f"the run folder {session.run} in use by {lock.held_by(session.run)}",
         *session.look,
         f"{start} ({found})" if found is not None else f"nothing at {start}",

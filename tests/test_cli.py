@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 
 import pytest
 
-from megas2s import cli
+from megas2s import cli, dist
 from megas2s.errors import BadConfig, BadData
 from megas2s.place import Place
 
@@ -54,6 +55,32 @@ def test_the_loss_of_another_rank_waits_for_that_rank_s_own_words(ends):
     assert ends(lost) == (None, "", 0)
     assert ends(lost, rank=0, world_size=2) == (None, "", cli.FIRST_SECONDS)
     assert ends(lost, rank=1, world_size=2) == (None, "", cli.OTHERS_SECONDS)
+
+
+@pytest.fixture
+def rank_log(tmp_path):
+    """The file that a rank logs to."""
+    log, handler = logging.getLogger("megas2s"), logging.FileHandler(tmp_path / "rank_1.log")
+    log.addHandler(handler)
+    yield tmp_path / "rank_1.log"
+    log.removeHandler(handler)
+    handler.close()
+
+
+def test_the_loss_of_another_rank_is_in_this_one_s_log_too_even_if_it_is_ended_before_it_speaks(
+    ends, rank_log, monkeypatch
+):
+    monkeypatch.setattr(cli.os, "_exit", sys.exit)
+    lost = dist.torch_dist.DistBackendError("somewhere\nTimed out waiting 15000ms")
+    sentence = (
+        "rank 1 on node7 lost the other ranks (Timed out waiting 15000ms): one has ended, hangs, or the network is "
+        "down; the same command continues from the last checkpoint\n"
+    )
+    assert ends(lost, rank=1, world_size=2) == (7, f"error: {sentence}", cli.OTHERS_SECONDS)
+    assert rank_log.read_text() == sentence
+    monkeypatch.setattr(cli, "_patience", lambda *_, **__: sys.exit("ended"))
+    ends(lost, rank=1, world_size=2)
+    assert rank_log.read_text() == 2 * sentence
 
 
 def test_an_interruption_is_told_once(ends):

@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from megas2s import dist
 
@@ -15,3 +16,20 @@ from megas2s import dist
 )
 def test_ranks_come_from_whichever_launcher_left_them(environment, expected):
     assert dist.place(environment) == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (
+            RuntimeError("[../gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 15000ms for recv operation"),
+            True,
+        ),
+        (RuntimeError("Application timeout caused pair closure"), True),
+        (torch.distributed.DistBackendError("NCCL communicator was aborted"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("/gloo/"), False),
+    ],
+)
+def test_a_rank_that_does_not_answer_is_told_from_other_trouble(error, lost):
+    assert dist.lost_rank(error) is lost

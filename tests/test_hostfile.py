@@ -10,9 +10,9 @@ from megas2s.errors import BadConfig
 from megas2s.hosts import Host, read_hosts
 
 
-def test_comments_blank_lines_and_what_windows_adds_are_fine(tmp_path: Path):
+def test_comments_blank_lines_and_line_ends_of_windows_are_fine(tmp_path: Path):
     path = tmp_path / "hosts"
-    path.write_bytes(b"\xef\xbb\xbf# two hosts\r\n\r\n127.0.0.1   slots=8\r\nlocalhost\tslots=4 # the other\r\n")
+    path.write_bytes(b"# two hosts\r\n\r\n127.0.0.1   slots=8\r\nlocalhost\tslots=4 # the other\r\n")
     assert read_hosts(path) == [Host("127.0.0.1", 8), Host("localhost", 4)]
 
 
@@ -27,6 +27,8 @@ def test_comments_blank_lines_and_what_windows_adds_are_fine(tmp_path: Path):
         ("127.0.0.1 slots=٣\n", "line 1: host 127.0.0.1 has slots=٣"),
         ("127.0.0.1\n", "line 1: '127.0.0.1' is not of the form NAME slots=8"),
         ("# nobody\n", "names no host; write one line per host"),
+        ("\ufeff127.0.0.1 slots=2\n", "line 1 begins with a byte order mark, .* save the file as UTF-8 without one"),
+        ("\ufeff# all hosts\n127.0.0.1 slots=2\n", "line 1 begins with a byte order mark"),
     ],
 )
 def test_a_line_that_cannot_be_is_named(tmp_path: Path, text: str, said: str):

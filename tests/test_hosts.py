@@ -27,7 +27,7 @@ from megas2s import cli, dist, files
 from megas2s.engine import leave
 from megas2s.pretrain import pretrain
 from megas2s.recipe import load_recipe
-from megas2s.train import agree
+from megas2s.train import agree, record
 
 verify = files.verify
 
@@ -39,6 +39,8 @@ def main():
     recipe, *folders = (word for word in sys.argv[1:] if not word.startswith("--local_rank"))
     os.chdir(folders[dist.place().rank])
     agree.SECONDS, files.verify = 0.0, telling
+    if "UNLIKE" in os.environ:
+        record.versions = lambda: f"torch 2.{10 + dist.place().rank}"
     pretrain(load_recipe(recipe))
     leave()
     assert not dist.active()
@@ -60,10 +62,10 @@ def interrupted_run(local_recipe, write_recipe, script, tmp_path) -> Path:
     return tmp_path
 
 
-def on_hosts(ranks, folder: Path, *hosts: str) -> subprocess.CompletedProcess:
-    """Go on with `run` on two ranks, each in its own working directory."""
+def on_hosts(ranks, folder: Path, *hosts: str, **environment: str) -> subprocess.CompletedProcess:
+    """Go on with `run` on two ranks, each in its own working directory; UNLIKE gives each a version of its own."""
     places = [folder / host for host in hosts]
-    return ranks(2, folder / "hosts.py", folder / "recipe.yaml", *places, env={"PYTHONPATH": str(ROOT)})
+    return ranks(2, folder / "hosts.py", folder / "recipe.yaml", *places, env={"PYTHONPATH": str(ROOT), **environment})
 
 
 def test_rank_0_alone_hashes_the_checkpoint_that_all_ranks_go_on_from(ranks, interrupted_run):
@@ -82,7 +84,16 @@ def test_hosts_that_do_not_share_the_run_folder_are_refused_before_anything_trai
     assert done.returncode == 4, done.stdout[-4000:]
     assert re.fullmatch(
         r"error: rank 1 on \S+ sees the run folder run in use by nobody, rank 0 on \S+ sees the run folder run in use "
-        "by process \\d+ on \\S+; all hosts must share the run folder, the recipe and the corpus",
+        "by process \\d+ on \\S+; all hosts must have the same versions and share the run folder, "
+        "the recipe and the corpus",
         error,
     )
+    assert not checkpoint.is_complete(interrupted_run / "alpha" / "run" / "mlm")
+
+
+def test_hosts_of_unlike_versions_are_refused_before_anything_trains(ranks, interrupted_run):
+    done = on_hosts(ranks, interrupted_run, "alpha", "alpha", UNLIKE="1")
+    (error,) = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 4, done.stdout[-4000:]
+    assert re.match(r"error: rank 1 on \S+ sees torch 2\.11, rank 0 on \S+ sees torch 2\.10; all hosts must", error)
     assert not checkpoint.is_complete(interrupted_run / "alpha" / "run" / "mlm")

@@ -7,6 +7,7 @@ python tools/doctor.py launch/recipes/two_stage.yaml             this machine al
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -70,7 +71,7 @@ def examine(recipe: Recipe, asked: argparse.Namespace) -> int:
         print(json.dumps({"healthy": not failures, "findings": [finding._asdict() for finding in findings]}, indent=2))
     else:
         print("no --hostfile: this machine alone" if asked.hostfile is None else f"{len(hosts)} hosts: {names}")
-        print("\n".join([*table(findings, hosts), *(f"{one.host}: {one.check}: {one.advice}" for one in failures)]))
+        print("\n".join([*table(findings, hosts), *(one.sentence for one in failures)]))
         count = len(failures)
         print(f"{count} thing{'s' * (count > 1)} to put right" if failures else "ready to launch")
     return 2 if failures else 0
@@ -104,7 +105,7 @@ def listen(port: int) -> int:
             print("listening", flush=True)
             sys.stdin.read()
     except OSError as error:
-        print(f"port {port} is in use: {error.strerror}", flush=True)
+        print(f"port {port}: {os.strerror(error.errno or 0)}", flush=True)
     return 0
 
 

@@ -36,5 +36,5 @@ def check_same(look: Callable[[], list[str]]) -> None:
             if ours != theirs:
                 raise BadCheckpoint(
                     f"rank {rank} on {host} sees {theirs}, rank 0 on {hosts[0]} sees {ours}; "
-                    "all hosts must share the run folder, the recipe and the corpus"
+                    "all hosts must have the same versions and share the run folder, the recipe and the corpus"
                 )

@@ -53,10 +53,15 @@ def placement(
         raise BadConfig(str(error)) from None
 
 
+def check_parts(parts: int, units: int) -> None:
+    """ValueError where a model has too few units for each part of a pipeline to hold one."""
+    if parts > units:
+        raise ValueError(f"{parts} pipe stages for {units} units (layers and the head); take fewer stages")
+
+
 def placed(costs: Sequence[float], parts: int, *, trains: Sequence[bool]) -> list[Span]:
     """Spans of units for `parts` parts; ValueError where they cannot all hold a unit that trains."""
-    if parts > len(costs):
-        raise ValueError(f"{parts} pipe stages for {len(costs)} units (layers and the head); take fewer stages")
+    check_parts(parts, len(costs))
     sums = list(itertools.accumulate(costs, initial=0.0))
     learning = list(itertools.accumulate(trains, initial=0))
     # best[stop]: (slowest part, sum of squares) and the cuts of the parts so far, which end before `stop`

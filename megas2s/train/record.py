@@ -24,6 +24,8 @@ import torch
 from megas2s import dist, files
 
 PACKAGES = ("torch", "deepspeed", "transformers", "datasets", "sentencepiece", "pyarrow", "numpy", "safetensors")
+ALIKE = ("torch", "deepspeed")  # ranks of unlike versions may wait for each other without end
+ABSENT = "absent"
 SECRET = re.compile(r"TOKEN|KEY|SECRET|PASS|_PWD$|_PAT$|CREDENTIAL|AUTH|COOKIE", re.IGNORECASE)
 ADDRESS_WITH_LOGIN = re.compile(r"(\w+://)[^/\s]+@")  # up to the last @: a password may hold one
 
@@ -46,7 +48,7 @@ def describe(seed: int, hosts: Sequence[str]) -> dict[str, Any]:
         "git": git_revision(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: version(name) for name in PACKAGES},
         "hosts": list(hosts),  # of each rank
         "ranks": dist.place().world_size,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu x {os.cpu_count()}",
@@ -63,6 +65,19 @@ def append(run: Path, seed: int) -> None:
     path = run / "run.json"
     launches = files.read_record(path) if path.exists() else []
     files.write_json(path, [*launches, describe(seed, hosts)])
+
+
+def version(package: str) -> str:
+    """The version of an installed package, or ABSENT."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ABSENT
+
+
+def versions() -> str:
+    """What every rank must run alike, as a phrase."""
+    return ", ".join([f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in ALIKE)])
 
 
 @functools.cache
@@ -106,13 +121,6 @@ class _LogFile(logging.FileHandler):
         """Called where a line cannot be written; logging itself would print a traceback and go on."""
         with files.disk_trouble(Path(self.baseFilename)):
             raise
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "absent"
 
 
 def _git(folder: Path, *arguments: str) -> str:

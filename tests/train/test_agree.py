@@ -58,7 +58,7 @@ def test_the_first_difference_is_told_with_rank_and_host(number: int):
         agree.check_same(lambda: mine)
     assert str(refusal.value) == (
         f"rank 1 on beta sees nothing there, rank 0 on alpha sees {FACTS[number]}; "
-        "all hosts must share the run folder, the recipe and the corpus"
+        "all hosts must have the same versions and share the run folder, the recipe and the corpus"
     )
 
 

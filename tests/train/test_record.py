@@ -1,7 +1,9 @@
 import logging
+import platform
 from pathlib import Path
 
 import pytest
+import torch
 
 from megas2s import files
 from megas2s.errors import BadCheckpoint, DiskTrouble
@@ -50,6 +52,10 @@ def test_every_launch_is_added_to_the_record(tmp_path, monkeypatch):
     assert launches[0]["seed"] == 3
     assert launches[0]["packages"]["torch"].startswith("2.")
     assert "visible" not in (tmp_path / "run.json").read_text()
+
+
+def test_ranks_are_compared_by_their_python_torch_and_deepspeed():
+    assert record.versions().startswith(f"Python {platform.python_version()}, torch {torch.__version__}, deepspeed 0.")
 
 
 def test_a_damaged_record_is_named_before_another_launch_is_added(tmp_path):
