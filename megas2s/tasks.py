@@ -96,7 +96,8 @@ def _first(languages: Sequence[int], rows: int | None) -> list[int]:
 def _columns(rows: Sequence[HeldOutRow], facts: Facts) -> Columns:
     source = max(len(row.example["input_ids"]) for row in rows)
     target = max(len(row.example.get(name, ())) for row in rows for name in ("decoder_input_ids", "target_ids"))
-    wide, high = min(_rounded(source), facts.length), min(_rounded(target), max(facts.length, facts.target_length))
+    limit = facts.target_length if "target_ids" in rows[0].example else max(facts.length, facts.target_length)
+    wide, high = min(_rounded(source), facts.length), min(_rounded(target), limit)
     return Columns(source=wide, target=high, full=False, pad=facts.vocabulary.pad)
 
 
