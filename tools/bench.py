@@ -63,6 +63,15 @@ def arguments() -> argparse.Namespace:
     add("--layers", type=int, default=6, help="layers of each stack")
     add("--vocab-size", type=int, default=32_768, help="ids")
 
+    decoding = _command(commands, "generate", "decoding, against transformers' beams and a cache of hidden states")
+    add = decoding.add_argument
+    add("--rows", type=int, default=4, help="sources of a batch")
+    add("--source", type=int, default=256, help="tokens of the longest source")
+    add("--target", type=int, default=128, help="tokens that are written")
+    add("--width", type=int, default=1024, help="width of the model")
+    add("--layers", type=int, default=12, help="layers of each stack")
+    add("--vocab-size", type=int, default=250_112, help="ids")
+
     near = _command(commands, "near", "near-duplicates: time and memory by documents")
     near.add_argument("--documents", type=int, nargs="+", default=[200_000, 2_000_000], help="that are compared")
 

@@ -82,13 +82,13 @@ def theirs(
     config: ModelConfig, make_batch: Callable[[], Batch], precision: Precision, architecture: str
 ) -> Callable[[], float]:
     """One training step of a class of transformers on the same batch, all logits as it makes them."""
-    return engine(partial(_Whole, config, architecture), _TheirLoss(), _full_labels(make_batch()), precision)[1]
+    return engine(partial(Whole, config, architecture), _TheirLoss(), _full_labels(make_batch()), precision)[1]
 
 
 def their_loss(config: ModelConfig, make_batch: Callable[[], Batch], architecture: str) -> Callable[[], float]:
     """The loss alone, in fp32, of a class of transformers with our weights on the same batch."""
     torch.manual_seed(SEED)
-    whole, batch = _Whole(config, architecture), _full_labels(make_batch())
+    whole, batch = Whole(config, architecture), _full_labels(make_batch())
 
     @torch.no_grad()
     def forward() -> float:
@@ -109,7 +109,7 @@ class _TheirLoss(Plain):
         return {"theirs": Part(total, 1.0, (total.detach() / rows).expand(rows))}
 
 
-class _Whole(nn.Module):
+class Whole(nn.Module):
     """A class of transformers with the weights that ours would be built with, where it has a place for them."""
 
     def __init__(self, config: ModelConfig, architecture: str) -> None:
@@ -126,6 +126,7 @@ class _Whole(nn.Module):
         self._options = {"use_cache": False} if config.is_seq2seq else {}
 
     def forward(self, batch: Mapping[str, Tensor]) -> object:
+        """What the class gives."""
         return self.model(**{name: batch[name] for name in self._inputs}, **self._options)
 
 
