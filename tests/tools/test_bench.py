@@ -43,7 +43,10 @@ def test_both_sides_of_a_step_begin_with_one_loss_and_are_set_against_the_ledger
     found, printed = bench("step", *TINY, "--length", "32", "--rows", "2", "--precision", "fp32")
     (table,) = found["tables"]
     rows = {row["case"]: row for row in table["rows"]}
-    assert list(rows) == ["mlm-250k", "mlm-32k", "seq2seq-250k", "frozen-512-114", "frozen-denoising"]
+    plain = ["mlm-250k", "mlm-32k", "seq2seq-250k", "frozen-512-114", "frozen-denoising"]
+    pseudo = ["pseudo-464-48", "pseudo-608-160", "pseudo-464-48-eager", "pseudo-608-160-eager"]
+    assert list(rows) == plain + pseudo
+    assert all(rows[name]["by FLOPs"] > 1 for name in pseudo)
     assert [key for key in rows["mlm-250k"] if key in RATIO] == RATIO
     assert rows["mlm-250k"]["other"] == "XLMRobertaForMaskedLM"
     # 5 of 31 tokens are predicted: the projection costs 32 : 5, one layer and the head's dense layer 13 D^2 a column.
@@ -53,9 +56,20 @@ def test_both_sides_of_a_step_begin_with_one_loss_and_are_set_against_the_ledger
     assert float(rows["frozen-denoising"]["target"].removeprefix(">= ")) == pytest.approx(
         0.9 * rows["frozen-denoising"]["by FLOPs"], abs=0.02
     )
-    assert [float(row["first losses differ"]) for row in rows.values()] == pytest.approx([0.0] * 5, abs=1e-4)
+    assert [float(row["first losses differ"]) for row in rows.values()] == pytest.approx([0.0] * 9, abs=1e-4)
     assert set(found["environment"]) == ENVIRONMENT
     assert "mlm-250k" in printed
+
+
+def test_both_sides_of_decoding_write_the_same(bench):
+    """The benchmark itself refuses to compare arms whose tokens differ."""
+    found, _ = bench("generate", *TINY, "--source", "12", "--target", "8", "--rows", "3")
+    beams, cached = (table["rows"][0] for table in found["tables"])
+    assert (beams["arm"], beams["other"]) == ("ours", "transformers")
+    assert (cached["arm"], cached["other"]) == ("keys and values", "hidden states")
+    for row in (beams, cached):
+        assert row["sources"] == 3
+        assert row["sentences/s"] > 0
 
 
 def test_arms_that_do_not_do_the_same_are_refused(bench, monkeypatch):
