@@ -21,7 +21,7 @@ from megas2s.data.records import Record
 from megas2s.decoding.rules import Rules
 from megas2s.errors import BadData
 from megas2s.labels import IGNORED
-from megas2s.methods.base import Columns, Facts, joined, tokens_of
+from megas2s.methods.base import Columns, Facts, row_of
 from megas2s.methods.writing import Writing, check_smoothing, target_of
 from megas2s.models.config import ModelConfig
 from megas2s.models.output import ModelOutput
@@ -58,13 +58,13 @@ class OneRow(Writing):
 
     def example(self, record: Record, columns: Columns, facts: Facts) -> Example:
         """Source, target and labels, each cut to its length, nothing drawn yet."""
-        source = self.source(tokens_of(record, columns.text, facts.tokenizer), facts)
+        source = self.source(record, columns, facts)
         labels = target_of(record, columns, facts)
         return {"input_ids": source, "target_ids": labels, "labels": labels}
 
-    def source(self, tokens: np.ndarray, facts: Facts) -> np.ndarray:
-        """The row that the model reads: [CLS] x [SEP]."""
-        return joined([tokens], facts)[0]
+    def source(self, record: Record, columns: Columns, facts: Facts) -> np.ndarray:
+        """The row that the model reads: [CLS] x [SEP], of a pair of texts [CLS] x [SEP] z [SEP]."""
+        return row_of(record, columns, facts)[0]
 
     def corrupt(self, example: Example, rng: np.random.Generator, facts: Facts, *, source: bool) -> Example:
         """What is learnt from an example this time; `source`: whether that is noised too."""
@@ -103,9 +103,9 @@ class Causal(OneRow):
 
     name: Literal["causal"] = "causal"
 
-    def source(self, tokens: np.ndarray, facts: Facts) -> np.ndarray:
+    def source(self, record: Record, columns: Columns, facts: Facts) -> np.ndarray:
         """[CLS] x: the end of the source opens the target."""
-        row = joined([tokens], facts._replace(length=facts.length + 1))[0][:-1]
+        row = row_of(record, columns, facts._replace(length=facts.length + 1))[0][:-1]
         if not len(row):
             raise BadData("a record has an empty source; method causal needs one, unless the tokenizer opens rows")
         return row

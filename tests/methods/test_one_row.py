@@ -149,6 +149,16 @@ def test_the_source_is_noised_in_training_alone_and_never_its_special_tokens(fac
     assert np.delete(changed, special) == pytest.approx(0.3 * 0.9, abs=0.05)
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_a_pair_of_texts_is_one_source(facts, tokenizer, name):
+    columns = Columns(text="src", pair="hint", label="tgt", ends_between=2)
+    example = METHODS[name].example({**RECORD, "hint": "four"}, columns, facts())
+    eos = facts().vocabulary.eos
+    texts = [tokenizer.encode(text).tolist() for text in (RECORD["src"], "four")]
+    end = [] if name == "causal" else [eos]
+    assert example["input_ids"].tolist() == [*texts[0], eos, eos, *texts[1], *end]
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("name", METHODS)
 def test_the_loss_is_that_of_the_head_at_the_last_block(facts, name, smoothing):
