@@ -25,6 +25,14 @@ class BadData(Refusal):
     exit_code = 3
 
 
+class BadRecord(BadData):
+    """One record that is no example, or a line that is no record; `reason` is what such ones have in common."""
+
+    def __init__(self, said: str, reason: str = "") -> None:
+        super().__init__(said)
+        self.reason = reason or said
+
+
 class BadCheckpoint(Refusal):
     """Weights or a checkpoint that are damaged or belong to another run."""
 

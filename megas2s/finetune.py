@@ -19,6 +19,7 @@ from typing import Any
 
 from megas2s import dist, files
 from megas2s.data.loader import Batch
+from megas2s.data.skipped import by_reason
 from megas2s.engine import join, make_engine, pipe_stages
 from megas2s.engine.base import Engine
 from megas2s.methods.base import Task
@@ -105,9 +106,9 @@ def _session(prepared: Prepared, micro_batch: int) -> Session:
         steps=prepared.steps,
         rows=recipe.rows,
         micro_batch=micro_batch,
-        batch=Samples(train, task, recipe.seed).batch,
+        batch=Samples(train, task, recipe.seed, prepared.order).batch,
         largest=functools.partial(_largest, train, task, recipe.rows, micro_batch),
-        languages=recipe.data.languages,
+        languages=prepared.languages,
         heldout=lambda: shown,
         measures=functools.partial(_measures, prepared, shown),
         decode=functools.partial(task.facts.tokenizer.decode, specials=True),
@@ -132,9 +133,7 @@ def _measures(prepared: Prepared, shown: list[Batch], engine: Engine) -> Scalars
     dev = prepared.splits.get("dev")
     if dev is None:
         return {}
-    return _scalars(
-        measured(prepared.task, prepared.recipe.data.languages, dev, answer(engine, prepared.task, dev, shown))
-    )
+    return _scalars(measured(prepared.task, prepared.languages, dev, answer(engine, prepared.task, dev, shown)))
 
 
 def _largest(train: Split, task: Task, rows: int, micro_batch: int) -> list[Batch]:
@@ -145,20 +144,27 @@ def _largest(train: Split, task: Task, rows: int, micro_batch: int) -> list[Batc
     ]
     longest = [place for _, place in sorted(lengths, reverse=True)[:micro_batch]]
     places = (longest * micro_batch)[:micro_batch]
-    batch = Samples(train, task, 0).of_places(places, [generator(0, "largest", place) for place in places])
+    noise = [generator(0, "largest", place) for place in places]
+    batch = Samples(train, task, 0, range(len(train))).of_places(places, noise)
     return [batch] * (rows // (micro_batch * dist.data_place().world_size))
 
 
 def _begin(prepared: Prepared) -> None:
     run = Path(prepared.recipe.run)
     files.write_text(run / "recipe.yaml", dump(prepared.recipe))
+    splits = prepared.splits.items()
+    lengths = {name: {side: found.plain() for side, found in split.lengths.items()} for name, split in splits}
+    files.write_json(run / "lengths.json", lengths)
+    if prepared.recipe.data.skip_bad_lines:
+        reasons = {name: [reason._asdict() for reason in by_reason(split.skipped)] for name, split in splits}
+        files.write_json(run / "skipped.json", reasons)
     if not (run / "tokenizer").exists():
         tokenizer_folder.write(prepared.stored, run / "tokenizer", {"kind": "tokenizer"})
 
 
 def _answer_all(prepared: Prepared, session: Session) -> None:
     """Answer dev and test with the published weights, and keep answers and scores."""
-    run, recipe, task = Path(prepared.recipe.run), prepared.recipe, prepared.task
+    run, task = Path(prepared.recipe.run), prepared.task
     weights = open_weights(session.folder / checkpoint.WEIGHTS, merged=False)
     asked = {name: split for name, split in prepared.splits.items() if name != "train"}
     if not asked:
@@ -168,7 +174,7 @@ def _answer_all(prepared: Prepared, session: Session) -> None:
     results: dict[str, dict[str, Scalars]] = {}
     for name, split in asked.items():
         answers = answer(engine, task, split, batches_of(split, task, micro_batch=session.micro_batch))
-        results[name] = measured(task, recipe.data.languages, split, answers)
+        results[name] = measured(task, prepared.languages, split, answers)
         if dist.is_main():
             _keep(run / "answers" / f"{name}.jsonl", prepared, split, answers)
         if not split.labelled:
@@ -188,7 +194,7 @@ def _keep(path: Path, prepared: Prepared, split: Split, answers: dict[int, Any])
     lines = []
     for place, given in sorted(answers.items()):
         language = split.languages[place]
-        line = {"language": prepared.recipe.data.languages[language]}
+        line = {"language": prepared.languages[language]}
         if isinstance(source := split.records[place].get(split.columns.text), str):
             line["source"] = source
         line["answer"] = given

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ import torch
 from megas2s import dist
 from megas2s.data.heldout import HeldOutRow, padded_batch
 from megas2s.data.loader import Batch, Columns, sample_numbers
+from megas2s.data.mixture import Mixture, Sampling
+from megas2s.data.skipped import by_reason, said
 from megas2s.engine.base import Engine, to_device
 from megas2s.errors import BadConfig
 from megas2s.methods import WRITERS
@@ -27,18 +29,81 @@ from megas2s.train.metrics import Scalars
 WIDTH = 8  # columns are a multiple of this many
 
 
+class Order(Protocol):
+    """Which example is sample n: a pure function of n."""
+
+    def __getitem__(self, number: int) -> int: ...
+
+    def said(self, samples: int) -> list[str]:
+        """What there is to say of so many samples."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Epochs:
+    """Every epoch reads each example once, in an order of its own."""
+
+    size: int
+    seed: int
+
+    def __getitem__(self, number: int) -> int:
+        epoch, place = divmod(number, self.size)
+        return _order(self.size, self.seed, epoch)[place]
+
+    def said(self, samples: int) -> list[str]:
+        """Nothing: `epochs` is in the recipe."""
+        return []
+
+
+@dataclasses.dataclass(frozen=True)
+class Weighed:
+    """Languages come by their shares, as in pretraining (`data/mixture.py`).
+
+    Each has epochs of its own, mixed with the next one inside a block of the mixture.
+    """
+
+    mixture: Mixture
+    members: list[list[int]]  # the examples of each language
+
+    def __getitem__(self, number: int) -> int:
+        drawn = self.mixture[number]
+        return self.members[drawn.unit][drawn.window]
+
+    def said(self, samples: int) -> list[str]:
+        """How often each language is read in so many samples."""
+        shares, whole = self.mixture.quotas.shares, sum(self.mixture.quotas.shares)
+        facts = zip(self.mixture.names, self.members, shares, self.mixture.epochs(samples), strict=True)
+        return [
+            f"{name}: {len(members):,} examples, {share / whole:.1%} of the samples, each read {epochs:.2f} times"
+            for name, members, share, epochs in facts
+        ]
+
+
+def order_of(split: Split, languages: Sequence[str], *, alpha: float | None, seed: int) -> Order:
+    """Each example once an epoch; with `alpha`, languages by (their examples) ** alpha."""
+    if alpha is None:
+        return Epochs(len(split), seed)
+    members: dict[int, list[int]] = {}
+    for place, language in enumerate(split.languages):
+        members.setdefault(language, []).append(place)
+    names = [languages[language] for language in members]
+    counts = [len(places) for places in members.values()]
+    shares = Sampling(alpha=alpha).shares({(name, ""): count for name, count in zip(names, counts, strict=True)})
+    mixture = Mixture(names, counts, shares, languages=names, seed=seed, stage="finetune")
+    return Weighed(mixture, list(members.values()))
+
+
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """Sample n of training: every epoch reads each example once, in an order of its own."""
+    """The samples of training, by number."""
 
     split: Split
     task: Task
     seed: int
+    order: Order | Sequence[int]  # the example of each
 
     def batch(self, numbers: Sequence[int]) -> Batch:
         """The samples of these numbers as one batch, with `language` and `sample`, (B,) each."""
-        size = len(self.split)
-        places = [_order(size, self.seed, number // size)[number % size] for number in numbers]
+        places = [self.order[number] for number in numbers]
         batch = self.of_places(places, [generator(self.seed, "noise", number) for number in numbers])
         return {**batch, "sample": torch.tensor(list(numbers))}
 
@@ -132,12 +197,20 @@ def measured(task: Task, languages: Sequence[str], split: Split, answers: dict[i
     }
 
 
+def said_of(name: str, split: Split) -> list[str]:
+    """What somebody who begins a run should know of a split: notes, what was left out, how long its rows are."""
+    lines = [*split.notes, *(f"{name}: {said(reason)}" for reason in by_reason(split.skipped))]
+    for side, found in split.lengths.items():
+        lines += [f"{name} {side}: {found.said()}", *(found.drawn() if name == "train" else ())]
+    return lines
+
+
 def check_lengths(method: Method, data: Examples, facts: Facts, positions: float) -> None:
     """Refuse rows that a model has no positions for, and rows without room for text."""
     between = max((data.columns_of(split).between for split in SPLITS), default=0)
-    lengths = {"length": (facts.length, between)}
+    lengths = {"length": (facts.length, between + (data.tags in ("source", "both")))}
     if method.name in WRITERS:
-        lengths["target_length"] = (facts.target_length, 0)
+        lengths["target_length"] = (facts.target_length, int(data.tags in ("target", "both")))
     whole = facts.length + facts.target_length
     if method.name in WRITERS and not facts.is_seq2seq and whole > positions:
         raise BadConfig(

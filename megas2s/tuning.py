@@ -33,8 +33,8 @@ from megas2s.models.reinitialising import reinitialised_names
 from megas2s.models.weights import WeightsReader
 from megas2s.recipe import read_overridden
 from megas2s.spec import parse, plain, spec
-from megas2s.splits import SPLITS, Examples, Split, SplitName, encode, labels_of, read_split
-from megas2s.tasks import check_lengths
+from megas2s.splits import SPLITS, Examples, Split, SplitName, encode, read
+from megas2s.tasks import Order, check_lengths, order_of, said_of
 from megas2s.tokenizer.extending import extended
 from megas2s.tokenizer.folder import Stored
 from megas2s.tokenizer.load import Tokenizer
@@ -91,7 +91,7 @@ class Finetuning:
     target_length: int | None = None  # of what is written, 64 where absent; methods that write alone
     rows: int = 32  # examples of a step, over all ranks
     micro_batch: int | None = None  # rows per rank and forward pass; all of a rank's where absent
-    epochs: float | None = None
+    epochs: float | None = None  # as many samples as so many passes over all examples have, however they are weighed
     steps: int | None = None  # instead of epochs
     dropout: float | None = None  # the weights' own where absent
     new_tokens: tuple[str, ...] = ()  # words that the vocabulary gets beside its own
@@ -166,7 +166,9 @@ class Prepared(NamedTuple):
     task: Task
     splits: dict[SplitName, Split]
     steps: int
-    digests: dict[str, str]  # of the files of examples
+    languages: tuple[str, ...]  # that occur in them, those that are trained on first
+    order: Order  # in which they are trained on
+    digests: dict[str, str]  # of the sources of examples
     size: StepSize  # of a step of examples as long as the mean
     spans: tuple[Span, ...]  # of units, where the engine is a pipeline
 
@@ -179,16 +181,15 @@ def prepare(recipe: Finetuning) -> Prepared:
             f"engine 'pipe' fine-tunes with method: {{name: seq2seq}} alone, found {recipe.method.name}; "
             "use engine: {name: zero}"
         )
-    digests = recipe.data.digests()
+    recipe.data.look()
     found = source.find(Path(recipe.init))
     reader = found.open()
     stored = source.find_tokenizer(found, reader, Path(recipe.tokenizer) if recipe.tokenizer else None)
     stored = extended(stored, recipe.new_tokens)
     tokenizer = Tokenizer(stored, Path(recipe.run) / "tokenizer")
-    entries = {split: read_split(recipe.data, split) for split in SPLITS}
-    labels = labels_of(recipe.method, entries["train"], recipe.data.columns)
+    reading = read(recipe.method, recipe.data)
     try:
-        config = recipe.method.shaped(_taken(recipe, reader.config, stored), labels)
+        config = recipe.method.shaped(_taken(recipe, reader.config, stored), reading.labels)
         config = config if recipe.lora is None else recipe.lora.shaped(config)
         frozen = (*recipe.freeze, *recipe.method.unused(config))
         frozen = frozen if recipe.lora is None else (*frozen, *recipe.lora.frozen(config))
@@ -202,13 +203,11 @@ def prepare(recipe: Finetuning) -> Prepared:
         target_length=recipe.target_length or 64,
         decoder_start=config.decoder_start,
         is_seq2seq=config.is_seq2seq,
-        labels=labels,
+        labels=reading.labels,
         typed=config.segment_types > 1,
     )
     check_lengths(recipe.method, recipe.data, facts, config.max_positions if config.has_learned_positions else math.inf)
-    splits = {
-        split: encode(recipe.method, recipe.data, split, entries[split], facts) for split in SPLITS if entries[split]
-    }
+    splits = {split: encode(recipe.method, recipe.data, split, reading, facts) for split in reading.entries}
     steps = recipe.steps or max(1, math.ceil((recipe.epochs or 0) * len(splits["train"]) / recipe.rows))
     size = _mean_size(recipe.rows, splits["train"], recipe.method)
     names = frozen_names(config, frozen)
@@ -216,7 +215,22 @@ def prepare(recipe: Finetuning) -> Prepared:
     task = Task(recipe.method, facts)
     if recipe.best is not None:
         _check_best(recipe.best, task, splits["dev"])
-    return Prepared(recipe, reader, stored, config, frozen, task, splits, steps, digests, size, spans)
+    order = order_of(splits["train"], reading.languages, alpha=recipe.data.alpha, seed=recipe.seed)
+    return Prepared(
+        recipe=recipe,
+        reader=reader,
+        stored=stored,
+        config=config,
+        frozen=frozen,
+        task=task,
+        splits=splits,
+        steps=steps,
+        languages=reading.languages,
+        order=order,
+        digests=reading.digests,
+        size=size,
+        spans=spans,
+    )
 
 
 def _mean_size(rows: int, split: Split, method: Method) -> StepSize:
@@ -297,7 +311,8 @@ def metadata(prepared: Prepared) -> dict[str, str]:
         "objective": recipe.method.name,
         "labels": json.dumps(prepared.task.facts.labels, ensure_ascii=False),
         "tokenizer": prepared.stored.fingerprint,
-        "languages": " ".join(recipe.data.languages),
+        "languages": " ".join(prepared.languages),
+        **({"tags": recipe.data.tags} if recipe.data.tags else {}),
     }
 
 
@@ -311,7 +326,8 @@ def announcement(prepared: Prepared, state: TrainState) -> list[str]:
     return [
         f"{recipe.method.name}, {prepared.steps} steps of {recipe.rows} rows, {where}",
         f"  examples: {sizes}" + (f"; {len(labels)} labels: {', '.join(labels[:8])}" if labels else ""),
-        *(f"  {note}" for split in prepared.splits.values() for note in split.notes),
+        *(f"  {line}" for name, split in prepared.splits.items() for line in said_of(name, split)),
+        *(f"  {line}" for line in prepared.order.said(prepared.steps * recipe.rows)),
         *(f"  {part:<10} {count.trainable:>13,} trainable {count.frozen:>13,} frozen" for part, count in parts),
     ]
 

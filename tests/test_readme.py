@@ -13,6 +13,8 @@ import pytest
 
 from megas2s import tuning
 from megas2s.recipe import load_recipe
+from megas2s.spec import parse, read_yaml
+from megas2s.splits import SPLITS, Examples
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -47,6 +49,16 @@ def test_the_tree_names_everything(folder: str):
 def test_the_recipe_table_is_the_folder():
     table = set(re.findall(r"^\| `(\w+\.yaml)` \|", README, re.M))
     assert table == {path.name for path in (ROOT / "launch" / "recipes").glob("*.yaml")}
+
+
+def test_the_data_of_a_task_can_be_read():
+    (block,) = re.findall(r"```yaml\n(data:.*?)```", README, re.S)
+    data = parse(Examples, read_yaml(block, source="README")["data"], source="README")
+    assert {split: source.name for split in SPLITS for source in data.named(split).values()} == {
+        "train": "pairs/train.csv",
+        "dev": "pairs/dev.en",
+        "test": "dataset exports/pairs, split test",
+    }
 
 
 def commands() -> list[list[str]]:

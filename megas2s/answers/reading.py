@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from megas2s.data.records import Record, read_lines, read_records
-from megas2s.errors import BadData
+from megas2s.data.records import Record, read_pairs, read_records
+from megas2s.errors import BadData, BadRecord
 
 ALL = "all"  # what all languages together are called, and the language of answers that name none
 SOURCE, LANGUAGE = "source", "language"
@@ -109,14 +109,17 @@ def groups(rows: Sequence[Row]) -> dict[str, list[int]]:
 
 
 def _lines(path: Path, key: str) -> list[Line]:
-    """Records by line number; a line of a file neither .jsonl nor .tsv is a record with its text under `key`."""
-    if path.name.removesuffix(".gz").endswith((".jsonl", ".tsv")):
+    """Records by line number; a line of a text file is a record with its text under `key`."""
+    if path.name.removesuffix(".gz").endswith((".jsonl", ".tsv", ".csv", ".parquet")):
         return read_records(path)
-    lines = [line.removesuffix("\r") for line in read_lines(path)]
-    texts = lines[:-1] if not lines[-1] else lines
-    if not any(text.strip() for text in texts):
+    found: list[Line] = []
+    for number, record in read_pairs(path, None, names=(key, key)).rows:
+        if isinstance(record, BadRecord):
+            raise BadData(f"{path}, line {number}: {record}")
+        found.append((number, record))
+    if not any(record[key].strip() for _, record in found):
         raise BadData(f"{path} holds no text; give a file with some")
-    return [(number, {key: text}) for number, text in enumerate(texts, 1)]
+    return found
 
 
 def _joined(answers: Path, lines: list[Line], path: Path, key: str) -> list[Line]:

@@ -19,7 +19,7 @@ import numpy as np
 from torch import Tensor
 
 from megas2s.data.records import Record
-from megas2s.errors import BadData
+from megas2s.errors import BadRecord
 from megas2s.metrics.scores import Scores
 from megas2s.models.config import FirstToken, ModelConfig
 from megas2s.models.output import ModelOutput, Reader
@@ -33,11 +33,15 @@ from megas2s.tokenizer.vocab import Vocabulary
 
 @spec
 class Columns:
-    """Which keys of a record are its text, a second text beside it, and its label: a class, a number, tags, a text."""
+    """Which keys of a record are its text, a second text beside it, and its label: a class, a number, tags, a text.
+
+    `language` is the key of its language, where no file of its own says that.
+    """
 
     text: str = "text"
     pair: str | None = None
     label: str = "label"
+    language: str | None = None
     ends_between: int = 1  # ends of text between the two texts of a pair; RoBERTa, XLM-R and BART have 2
 
     def __post_init__(self) -> None:
@@ -51,7 +55,7 @@ class Columns:
 
 
 class Facts(NamedTuple):
-    """What a method may know of the model and of all records."""
+    """What a method may know of the model and of all records; of those of one language also its tag."""
 
     tokenizer: Tokenizer
     length: int  # longest source, special tokens included
@@ -60,11 +64,18 @@ class Facts(NamedTuple):
     is_seq2seq: bool
     labels: tuple[str, ...]  # the classes or tags, in the order of the head's scores
     typed: bool = False  # whether the encoder has a table that tells the texts of a pair apart
+    source_tag: int | None = None  # the id that stands before each source: its language's tag
+    target_tag: int | None = None  # and before what is written
 
     @property
     def vocabulary(self) -> Vocabulary:
         """The tokenizer's ids."""
         return self.tokenizer.vocabulary
+
+    @property
+    def opening(self) -> list[int]:
+        """What stands before the text of a source."""
+        return [token for token in (self.vocabulary.begin, self.source_tag) if token is not None]
 
     @property
     def start(self) -> int:
@@ -79,6 +90,9 @@ class Method(Protocol):
     def name(self) -> str:
         """The tag that names this method in a recipe."""
 
+    def texts(self, columns: Columns) -> Sequence[str]:
+        """The keys whose texts are encoded as they are, so that those of many records may be at once."""
+
     def named(self, record: Record, columns: Columns) -> Sequence[str]:
         """The classes or tags that a record is labelled with; empty where the method has none."""
 
@@ -92,7 +106,7 @@ class Method(Protocol):
         """Patterns of parameters that no example reaches: they stand still."""
 
     def example(self, record: Record, columns: Columns, facts: Facts) -> Example:
-        """One record, unpadded; BadData where it lacks something."""
+        """One record, unpadded; BadRecord where it lacks something."""
 
     def corrupt(self, example: Example, rng: np.random.Generator, facts: Facts, *, source: bool) -> Example:
         """What is read of an example this time, by its own randomness; what the model is given too where `source`."""
@@ -154,15 +168,21 @@ class Task:
 
 
 def value(record: Record, key: str) -> Any:
-    """What a record has under a key; BadData names the nearest one where it has none."""
+    """What a record has under a key; BadRecord names the nearest one where it has none."""
     if key not in record:
-        raise BadData(f"a record has no {key!r}; {nearest(key, record)}: name the keys under data.columns")
+        said = f"a record has no {key!r}"
+        raise BadRecord(f"{said}; {nearest(key, record)}: name the keys under data.columns", said)
     return record[key]
 
 
 def tokens_of(record: Record, key: str, tokenizer: Tokenizer) -> np.ndarray:
-    """The ids of a text of a record (N,) int32, given as a text, as pieces of the tokenizer, or as ids."""
+    """The ids of a text of a record (N,) int32, given as a text, as pieces of the tokenizer, or as ids.
+
+    They are there already where `encoded` has been over the record.
+    """
     given = value(record, key)
+    if isinstance(given, np.ndarray):
+        return given
     if isinstance(given, str):
         return tokenizer.encode(given)
     if isinstance(given, list) and all(isinstance(piece, str) for piece in given):
@@ -170,21 +190,35 @@ def tokens_of(record: Record, key: str, tokenizer: Tokenizer) -> np.ndarray:
     if isinstance(given, list) and all(isinstance(token, int) and not isinstance(token, bool) for token in given):
         beyond = [token for token in given if not 0 <= token < tokenizer.vocabulary.size]
         if beyond:
-            raise BadData(f"{key!r} of a record has the id {beyond[0]}, and ids end at {tokenizer.vocabulary.size - 1}")
+            said = f"{key!r} of a record has the id {beyond[0]}, and ids end at {tokenizer.vocabulary.size - 1}"
+            raise BadRecord(said, f"{key!r} has an id beyond the vocabulary")
         return np.array(given, dtype=np.int32)
     shown = str(given)[:40]
-    raise BadData(f"{key!r} of a record is {type(given).__name__} {shown!r}; give a text, a list of pieces, or of ids")
+    raise BadRecord(
+        f"{key!r} of a record is {type(given).__name__} {shown!r}; give a text, a list of pieces, or of ids",
+        f"{key!r} is neither a text nor a list of pieces or ids",
+    )
+
+
+def encoded(records: Sequence[Record], keys: Sequence[str], tokenizer: Tokenizer) -> list[Record]:
+    """The records with the ids of their texts under `keys`, all encoded at once; what is no text stays as it is."""
+    places = [(place, key) for place, record in enumerate(records) for key in keys if isinstance(record.get(key), str)]
+    ids, offsets = tokenizer.encode_batch([records[place][key] for place, key in places])
+    found = [dict(record) for record in records]
+    for (place, key), start, end in zip(places, offsets[:-1], offsets[1:], strict=True):
+        found[place][key] = ids[start:end]
+    return found
 
 
 def joined(texts: Sequence[np.ndarray], facts: Facts, *, ends_between: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """One row of one or two texts and the number of the text each token is of, (S,) int64 each: begin a eos b eos.
 
-    Where they do not fit, the longer one is cut first.
+    A language's tag comes behind what begins a row. Where they do not fit, the longer one is cut first.
     """
     vocabulary = facts.vocabulary
-    room = facts.length - vocabulary.ends - ends_between * (len(texts) - 1)
+    opening = facts.opening
+    room = facts.length - len(opening) - 1 - ends_between * (len(texts) - 1)
     kept = _cut([len(text) for text in texts], room)
-    opening = [] if vocabulary.begin is None else [vocabulary.begin]
     parts: list[np.ndarray] = []
     for number, (text, size) in enumerate(zip(texts, kept, strict=True)):
         ends = [vocabulary.eos] * (1 if number == len(texts) - 1 else ends_between)
@@ -205,10 +239,14 @@ def _cut(lengths: Sequence[int], room: int) -> list[int]:
     return kept
 
 
+def pair_of(columns: Columns) -> list[str]:
+    """The keys of a text and, where there is one, of the text beside it."""
+    return [columns.text] if columns.pair is None else [columns.text, columns.pair]
+
+
 def row_of(record: Record, columns: Columns, facts: Facts) -> tuple[np.ndarray, np.ndarray]:
     """The text of a record, or its pair of texts, as `joined` gives it."""
-    keys = [columns.text] if columns.pair is None else [columns.text, columns.pair]
-    texts = [tokens_of(record, key, facts.tokenizer) for key in keys]
+    texts = [tokens_of(record, key, facts.tokenizer) for key in pair_of(columns)]
     return joined(texts, facts, ends_between=columns.ends_between)
 
 

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from megas2s.data.records import Record
-from megas2s.errors import BadData
-from megas2s.methods.base import Columns, Facts, Fixed, heads_apart, source_of, states, value
+from megas2s.errors import BadData, BadRecord
+from megas2s.methods.base import Columns, Facts, Fixed, heads_apart, pair_of, source_of, states, value
 from megas2s.metrics.scores import Scores, of_classes, of_numbers
 from megas2s.models.config import ModelConfig
 from megas2s.models.output import ModelOutput, Reader
@@ -30,6 +30,10 @@ class Pooled(Fixed):
 
     name: str
     pool: Literal["first", "mean"] | None
+
+    def texts(self, columns: Columns) -> Sequence[str]:
+        """The text, and the one beside it."""
+        return pair_of(columns)
 
     def unused(self, config: ModelConfig) -> tuple[str, ...]:
         """The heads on the vocabulary."""
@@ -177,7 +181,8 @@ def _class(record: Record, columns: Columns) -> str:
     """A class is called by its text: 1 in a JSON line and "1" in a table are one."""
     label = value(record, columns.label)
     if isinstance(label, bool) or not isinstance(label, str | int):
-        raise BadData(f"{columns.label!r} of a record is {label!r}; a class is a text or a whole number")
+        said = f"{columns.label!r} of a record is {label!r}; a class is a text or a whole number"
+        raise BadRecord(said, f"{columns.label!r} is no class")
     return str(label)
 
 
@@ -188,5 +193,6 @@ def _number(record: Record, columns: Columns) -> float:
     except (TypeError, ValueError):
         number = math.nan
     if isinstance(label, bool) or not math.isfinite(number):
-        raise BadData(f"{columns.label!r} of a record is {label!r}, and a finite number is needed")
+        said = f"{columns.label!r} of a record is {label!r}, and a finite number is needed"
+        raise BadRecord(said, f"{columns.label!r} is no finite number")
     return number

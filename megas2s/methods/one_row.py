@@ -7,7 +7,7 @@
 
 [CLS] is what opens the tokenizer's rows, where it has such a token, [SEP] what ends them. Who sees whom is
 `models.packed`'s. What is drawn is drawn anew whenever an example is read: a token stays with `keep_prob`, becomes any
-with `random_prob`, else the mask.
+with `random_prob`, else the mask. A language's tag before x or y is never drawn anew.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import numpy as np
 
 from megas2s.data.records import Record
 from megas2s.decoding.rules import Rules
-from megas2s.errors import BadData
+from megas2s.errors import BadRecord
 from megas2s.labels import IGNORED
-from megas2s.methods.base import Columns, Facts, joined, tokens_of
-from megas2s.methods.writing import Writing, check_smoothing, target_of
+from megas2s.methods.base import Columns, Facts, row_of
+from megas2s.methods.writing import Writing, check_smoothing, forced, target_of
 from megas2s.models.config import ModelConfig
 from megas2s.models.output import ModelOutput
 from megas2s.objectives.base import Batch, Example, Part
@@ -58,13 +58,17 @@ class OneRow(Writing):
 
     def example(self, record: Record, columns: Columns, facts: Facts) -> Example:
         """Source, target and labels, each cut to its length, nothing drawn yet."""
-        source = self.source(tokens_of(record, columns.text, facts.tokenizer), facts)
         labels = target_of(record, columns, facts)
-        return {"input_ids": source, "target_ids": labels, "labels": labels}
+        return {
+            "input_ids": self.source(record, columns, facts),
+            "target_ids": labels,
+            "labels": labels,
+            **forced(facts),
+        }
 
-    def source(self, tokens: np.ndarray, facts: Facts) -> np.ndarray:
-        """The row that the model reads: [CLS] x [SEP]."""
-        return joined([tokens], facts)[0]
+    def source(self, record: Record, columns: Columns, facts: Facts) -> np.ndarray:
+        """The row that the model reads: [CLS] x [SEP], of a pair of texts [CLS] x [SEP] z [SEP]."""
+        return row_of(record, columns, facts)[0]
 
     def corrupt(self, example: Example, rng: np.random.Generator, facts: Facts, *, source: bool) -> Example:
         """What is learnt from an example this time; `source`: whether that is noised too."""
@@ -73,7 +77,7 @@ class OneRow(Writing):
             return found
         row = example["input_ids"]
         text = np.ones(len(row), dtype=bool)
-        text[: facts.vocabulary.ends - 1] = False
+        text[: _free(row, facts.vocabulary.ends - 1, facts)] = False
         text[-1] = self.name == "causal"
         chosen = text & (rng.random(len(row)) < self.source_mask_prob)
         return {**found, "input_ids": np.where(chosen, self.draw(row, rng, facts), row)}
@@ -103,11 +107,14 @@ class Causal(OneRow):
 
     name: Literal["causal"] = "causal"
 
-    def source(self, tokens: np.ndarray, facts: Facts) -> np.ndarray:
+    def source(self, record: Record, columns: Columns, facts: Facts) -> np.ndarray:
         """[CLS] x: the end of the source opens the target."""
-        row = joined([tokens], facts._replace(length=facts.length + 1))[0][:-1]
+        row = row_of(record, columns, facts._replace(length=facts.length + 1))[0][:-1]
         if not len(row):
-            raise BadData("a record has an empty source; method causal needs one, unless the tokenizer opens rows")
+            raise BadRecord(
+                "a record has an empty source; method causal needs one, unless the tokenizer opens rows",
+                f"{columns.text!r} is empty",
+            )
         return row
 
     def example(self, record: Record, columns: Columns, facts: Facts) -> Example:
@@ -120,7 +127,7 @@ class Causal(OneRow):
         """Each token that is read, the first apart, is drawn anew with `target_mask_prob`."""
         row = example["target_ids"]
         chosen = rng.random(len(row)) < self.target_mask_prob
-        chosen[0] = False
+        chosen[: _free(row, 1, facts)] = False
         return {**example, "target_ids": np.where(chosen, self.draw(row, rng, facts), row)}
 
 
@@ -147,8 +154,9 @@ class Masked(Guessing):
     def noised(self, example: Example, rng: np.random.Generator, facts: Facts) -> Example:
         """Exactly that many tokens are drawn anew, and they alone carry loss."""
         row = example["target_ids"]
-        count = max(1, int(self.target_mask_prob * len(row)))
-        chosen = rng.permutation(len(row))[: min(count, self.max_masked or count)]
+        first = _free(row, 0, facts)
+        count = max(1, int(self.target_mask_prob * (len(row) - first)))
+        chosen = first + rng.permutation(len(row) - first)[: min(count, self.max_masked or count)]
         mark = np.zeros(len(row), dtype=bool)
         mark[chosen] = True
         target = np.where(mark, self.draw(row, rng, facts), row)
@@ -178,6 +186,7 @@ class PseudoMasked(Guessing):
         row = example["target_ids"]
         pseudo = self.draw(row, rng, facts)
         chosen = rng.random(len(row)) < self.target_mask_prob
+        chosen[: _free(row, 0, facts)] = False
         found: Mapping[str, np.ndarray] = {"target_ids": np.where(chosen, pseudo, row), "pseudo_ids": pseudo}
         spans = {"target_spans": self._spans(len(row), rng)} if self.span_length > 1 else {}
         return {**example, **found, **spans}
@@ -189,3 +198,9 @@ class PseudoMasked(Guessing):
             longer = rng.random() < self.span_prob
             sizes.append(int(rng.integers(2, self.span_length + 1)) if longer else 1)
         return np.repeat(np.arange(len(sizes)), sizes)[:length]
+
+
+def _free(row: np.ndarray, place: int, facts: Facts) -> int:
+    """The first place of a row that may be noised: `place`, or the next one where a language's tag stands there."""
+    tagged = len(row) > place and int(row[place]) in facts.vocabulary.languages.values()
+    return place + tagged

@@ -7,7 +7,7 @@ from typing import Literal
 
 from megas2s.data.records import Record
 from megas2s.methods.base import Columns, Facts, Fixed, row_of
-from megas2s.methods.writing import Writing, check_smoothing, target_of
+from megas2s.methods.writing import Writing, check_smoothing, forced, target_of
 from megas2s.models.config import ModelConfig
 from megas2s.models.output import ModelOutput
 from megas2s.objectives.base import Batch, Example, Part
@@ -39,6 +39,7 @@ class Seq2Seq(Fixed, Writing):
             "input_ids": source,
             "decoder_input_ids": teacher_forced(labels, facts.start),
             "labels": labels,
+            **forced(facts),
         }
 
     def loss(self, output: ModelOutput, batch: Batch) -> dict[str, Part]:

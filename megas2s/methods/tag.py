@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from megas2s.data.records import Record
-from megas2s.errors import BadData
+from megas2s.errors import BadRecord
 from megas2s.labels import IGNORED
 from megas2s.methods.base import Columns, Facts, Fixed, heads_apart, joined, rows_of, states, value
 from megas2s.metrics.scores import Scores, of_tags
@@ -34,6 +34,10 @@ class Tag(Fixed):
     """Tags of the words that `data.columns.text` lists. Words beyond `length` are not scored."""
 
     name: Literal["tag"] = "tag"
+
+    def texts(self, columns: Columns) -> Sequence[str]:
+        """None: words are encoded one by one."""
+        return ()
 
     def named(self, record: Record, columns: Columns) -> Sequence[str]:
         """Its tags."""
@@ -122,7 +126,9 @@ def _words(record: Record, columns: Columns) -> tuple[list[str], list[str]]:
     words, tags = value(record, columns.text), value(record, columns.label)
     for key, found in ((columns.text, words), (columns.label, tags)):
         if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
-            raise BadData(f"{key!r} of a record is {str(found)[:40]!r}; tagging needs a list of texts")
+            said = f"{key!r} of a record is {str(found)[:40]!r}; tagging needs a list of texts"
+            raise BadRecord(said, f"{key!r} is no list of texts")
     if len(words) != len(tags) or not words:
-        raise BadData(f"a record has {len(words)} words and {len(tags)} tags; each word needs one, and a record a word")
+        said = f"a record has {len(words)} words and {len(tags)} tags; each word needs one, and a record a word"
+        raise BadRecord(said, "other than one tag a word, or no word")
     return words, tags

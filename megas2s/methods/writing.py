@@ -12,8 +12,8 @@ from torch import Tensor
 from megas2s.data.records import Record
 from megas2s.decoding.rules import Rules
 from megas2s.decoding.search import everywhere, greedy
-from megas2s.errors import BadData
-from megas2s.methods.base import Columns, Facts, tokens_of, value
+from megas2s.errors import BadRecord
+from megas2s.methods.base import Columns, Facts, pair_of, tokens_of, value
 from megas2s.metrics.scores import Scores, of_texts
 from megas2s.models.config import ModelConfig
 from megas2s.models.output import Reader, VocabularyLoss, Writer
@@ -21,6 +21,7 @@ from megas2s.objectives.base import Batch, Example, Part, measure
 from megas2s.objectives.losses import label_counts
 from megas2s.spec import plain
 
+FORCED = "forced_ids"  # of an example: what its answer begins with, (P,)
 BLANK: list[int] = []  # what a record of a test set has for a text that nobody knows
 
 
@@ -29,6 +30,10 @@ class Writing:
 
     name: str
     label_smoothing: float
+
+    def texts(self, columns: Columns) -> Sequence[str]:
+        """What is read and what is written."""
+        return (*pair_of(columns), columns.label)
 
     def named(self, record: Record, columns: Columns) -> Sequence[str]:
         """No classes."""
@@ -62,7 +67,8 @@ class Writing:
     def predictions(self, model: Reader, batch: Batch, facts: Facts) -> Tensor:
         """What the model writes, (B, target_length)."""
         assert isinstance(model, Writer), "`shaped` refuses a model that does not write"
-        return greedy(model, batch, self.rules(facts), goes_on=everywhere).ids[:, 0]
+        rules = self.rules(facts)._replace(prefix=batch.get(FORCED))
+        return greedy(model, batch, rules, goes_on=everywhere).ids[:, 0]
 
     def answers(self, predictions: np.ndarray, examples: Sequence[Example], facts: Facts) -> list[Any]:
         """The text, without special tokens."""
@@ -88,11 +94,19 @@ class Writing:
 
 
 def target_of(record: Record, columns: Columns, facts: Facts) -> np.ndarray:
-    """What is to be written, int64: tokens, cut to the length that there is, and the end."""
+    """What is to be written, int64: the language's tag, tokens, cut to the length that there is, and the end."""
     tokens = tokens_of(record, columns.label, facts.tokenizer)
     if not len(tokens) and record[columns.label] is not BLANK:
-        raise BadData(f"{columns.label!r} of a record is empty: there is nothing to learn to write; leave it out")
-    return np.append(tokens[: facts.target_length - 1], facts.vocabulary.eos).astype(np.int64)
+        said = f"{columns.label!r} of a record is empty: there is nothing to learn to write; leave it out"
+        raise BadRecord(said, f"{columns.label!r} is empty")
+    tag = [] if facts.target_tag is None else [facts.target_tag]
+    kept = tokens[: facts.target_length - 1 - len(tag)].tolist()
+    return np.array([*tag, *kept, facts.vocabulary.eos], dtype=np.int64)
+
+
+def forced(facts: Facts) -> Example:
+    """The field of an example whose answer begins with its language's tag: decoding puts that there."""
+    return {} if facts.target_tag is None else {FORCED: np.array([facts.target_tag])}
 
 
 def described(method: object, length: int, target_length: int) -> dict[str, str]:

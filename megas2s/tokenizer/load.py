@@ -17,7 +17,7 @@ from typing import Protocol
 
 import numpy as np
 
-from megas2s.errors import BadData
+from megas2s.errors import BadData, BadRecord
 from megas2s.tokenizer import folder as tokenizer_folder
 from megas2s.tokenizer.fast import Fast
 from megas2s.tokenizer.folder import Metadata, Stored
@@ -105,9 +105,10 @@ class Tokenizer:
         return self.encode_batch([text])[0]
 
     def ids_of(self, pieces: Sequence[str]) -> np.ndarray:
-        """The ids of pieces as the model writes them, int32; raises BadData for one that is none."""
+        """The ids of pieces as the model writes them, int32; raises BadRecord for one that is none."""
         if unknown := [piece for piece in pieces if piece not in self._places]:
-            raise BadData(f"{unknown[0]!r} is no piece of the tokenizer {self.folder}; give texts, or its own pieces")
+            said = f"{unknown[0]!r} is no piece of the tokenizer {self.folder}; give texts, or its own pieces"
+            raise BadRecord(said, "a piece that the tokenizer has not")
         return np.array([self._places[piece] for piece in pieces], dtype=np.int32)
 
     @functools.cached_property

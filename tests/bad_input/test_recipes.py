@@ -104,6 +104,6 @@ def test_a_task_without_examples_is_refused(script, tmp_path):
     refused(
         script(finetune, "launch/finetuning/classify.yaml", f"run={tmp_path}/run"),
         3,
-        "data.train: there is no file data/cola/train.jsonl; give a .jsonl or .tsv file of examples",
+        "data.train: there is no file data/cola/train.jsonl; give a file of examples",
     )
     assert not (tmp_path / "run").exists()

@@ -12,7 +12,7 @@ from megas2s.data.loader import collate
 from megas2s.errors import BadConfig, BadData
 from megas2s.labels import IGNORED
 from megas2s.methods import Classify, Regress, Seq2Seq, Tag
-from megas2s.methods.base import Columns, joined
+from megas2s.methods.base import Columns, encoded, joined, tokens_of
 from megas2s.methods.tag import encode_words
 from megas2s.models.config import ModelConfig
 from megas2s.models.transformer import build
@@ -166,6 +166,30 @@ def test_a_text_is_written_given_another(facts, tokenizer):
     assert method.answers(written.numpy(), [example], found) == [tokenizer.decode(written[0].numpy())]
     with pytest.raises(ValueError, match="these weights are an encoder's"):
         method.shaped(config(found), ())
+
+
+def test_an_encoder_decoder_writes_the_tag_of_a_row_s_language_first(facts):
+    found, method = facts(is_seq2seq=True), Seq2Seq()
+    tags = [found.vocabulary.languages[language] for language in ("sw", "zh")]
+    record = {"src": "one two", "tgt": "eins zwei"}
+    columns = Columns(text="src", label="tgt")
+    examples = [method.example(record, columns, found._replace(source_tag=tag, target_tag=tag)) for tag in tags]
+    for example, tag in zip(examples, tags, strict=True):
+        assert example["input_ids"][0] == example["labels"][0] == tag
+        assert example["decoder_input_ids"][:2].tolist() == [found.start, tag]
+    model, batch, _ = run(method, examples, found, num_decoder_layers=1)
+    assert method.predictions(model, batch, found)[:, 0].tolist() == tags
+    assert method.answers(np.array([[tags[0], *found.tokenizer.encode("drei")]]), examples[:1], found) == ["drei"]
+
+
+def test_ids_that_are_there_already_are_not_encoded_again(facts, tokenizer):
+    records = [{"a": "one", "b": ["two"], "c": 5}, {"a": "", "b": "three"}]
+    found = encoded(records, ("a", "b", "d"), tokenizer)
+    assert found[0]["a"].tolist() == tokenizer.encode("one").tolist()
+    assert (found[0]["b"], found[0]["c"], len(found[1]["a"])) == (["two"], 5, 0)
+    assert tokens_of(found[1], "b", tokenizer) is found[1]["b"]
+    assert records[0]["a"] == "one"
+    assert encoded([], ("a",), tokenizer) == []
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,53 @@ def test_the_source_is_noised_in_training_alone_and_never_its_special_tokens(fac
     assert np.delete(changed, special) == pytest.approx(0.3 * 0.9, abs=0.05)
 
 
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("begin", [None, 7])
+def test_a_language_s_tag_opens_both_rows_and_is_never_noised(facts, name, begin):
+    found = facts() if begin is None else opened(facts(), begin)
+    tag = found.vocabulary.languages["sw"]
+    tagged = found._replace(source_tag=tag, target_tag=tag)
+    method = dataclasses.replace(METHODS[name], source_mask_prob=0.9, target_mask_prob=0.9)
+    example, rows = drawn(method, tagged, source=True, rounds=300)
+    opening, reads = (1 if begin else 0), int(name == "causal")  # a causal target begins with what ends the source
+    assert example["input_ids"][opening] == example["labels"][0] == tag
+    assert example["forced_ids"].tolist() == [tag]
+    assert (rows["input_ids"][:, opening] == tag).all()
+    assert (rows["target_ids"][:, reads] == tag).all()
+    assert (rows["target_ids"][:, reads + 1] != example["target_ids"][reads + 1]).mean() > 0.6
+    assert [len(example[key]) for key in ("input_ids", "labels")] == [16, 12], "a tag is cut for, not beyond"
+    if name == "masked":
+        assert ((rows["labels"] != IGNORED).sum(axis=1) == int(0.9 * 11)).all()
+        assert (rows["labels"][:, 0] == IGNORED).all()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_answer_begins_with_the_tag_of_its_row(facts, name):
+    found, method = facts(), METHODS[name]
+    languages = found.vocabulary.languages
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_heads": 2, "ffn_size": 32, "num_encoder_layers": 1, "max_positions": 32}
+    config = ModelConfig(vocab_size=found.vocabulary.size, dropout=0.0, **sizes, pad_id=found.vocabulary.pad)
+    model = build(method.shaped(config, ())).eval()
+    own = [found._replace(target_tag=languages[language]) for language in ("sw", "zh")]
+    examples = [example_of(method, each) for each in own]
+    batch = collate(examples, Width(source=16, target=12, full=False, pad=found.vocabulary.pad))
+    written = method.predictions(model, batch, found)
+    assert written[:, 0].tolist() == [languages["sw"], languages["zh"]]
+    free = method.predictions(model, {key: value for key, value in batch.items() if key != "forced_ids"}, found)
+    assert not set(free[:, 0].tolist()) & set(languages.values())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_pair_of_texts_is_one_source(facts, tokenizer, name):
+    columns = Columns(text="src", pair="hint", label="tgt", ends_between=2)
+    example = METHODS[name].example({**RECORD, "hint": "four"}, columns, facts())
+    eos = facts().vocabulary.eos
+    texts = [tokenizer.encode(text).tolist() for text in (RECORD["src"], "four")]
+    end = [] if name == "causal" else [eos]
+    assert example["input_ids"].tolist() == [*texts[0], eos, eos, *texts[1], *end]
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("name", METHODS)
 def test_the_loss_is_that_of_the_head_at_the_last_block(facts, name, smoothing):
