@@ -56,6 +56,9 @@ def incoming(folder: Path, settings: Settings, *, allow_pickle: bool = False) ->
     notes: list[str] = []
     family, named_head = _family(families, settings, hub, notes)
     with in_their_words(family.keys):
+        derived = family.derived(settings, hub)
+        hub.derive(derived)
+        notes += [one.note for one in derived.values() if one.note]
         config = family.model_config(settings, hub)
     _read_for_another(family, config, hub, notes)
     config = _tied_again(config, beside.get("tying"), hub, notes)
@@ -205,9 +208,10 @@ def _check_zeros(plan: list[Entry], hub: HubTensors) -> None:
 
 
 def _check_shape(entry: Entry, hub: HubTensors) -> None:
-    found = hub.shape(entry.theirs)
+    found, stored = hub.shape(entry.theirs), hub.stored(entry.theirs)
     if found != entry.shape:
-        raise BadCheckpoint(f"{hub.folder}: {entry.theirs} has shape {found}, its config.json says {entry.shape}")
+        made = "" if hub.plain(stored) == hub.plain(entry.theirs) else f", made of {stored},"
+        raise BadCheckpoint(f"{hub.folder}: {entry.theirs}{made} has shape {found}, its config.json says {entry.shape}")
 
 
 def _reader(hub: HubTensors, entry: Entry) -> Callable[[], Tensor]:
