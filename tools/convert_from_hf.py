@@ -62,8 +62,9 @@ def main() -> None:
     metadata, notes = dict(found.metadata), found.notes
     tokenizer = None if given.no_tokenizer else source.read_tokenizer(folder)
     if tokenizer is not None:
+        found = source.padded(found, tokenizer)
         tokenizer, changed = source.fitting(tokenizer, folder, found.config)
-        notes = [*notes, *changed]
+        notes = [*found.notes, *changed]
         source.check_special_tokens(tokenizer, folder, settings)
         metadata["tokenizer"] = tokenizer.fingerprint
     if given.dry_run:

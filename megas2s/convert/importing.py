@@ -41,6 +41,7 @@ class Incoming(NamedTuple):
     metadata: dict[str, str]  # what our own export kept of the weights it came from
     notes: list[str]  # what a person should know, one sentence each
     sources: Mapping[str, Callable[[], Tensor]]  # canonical name -> its values
+    any_pad: bool  # whether it computes the same whichever id pads rows
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every canonical tensor in turn."""
@@ -83,7 +84,7 @@ def incoming(folder: Path, settings: Settings, *, allow_pickle: bool = False) ->
     sources |= {name: tensor.clone for name, tensor in heads.items()}
     if without := sorted(parameter_shapes(config).keys() - sources.keys()):
         raise BadConfig(f"{folder} holds nothing for {without[0]}; load the model with its head and save it")
-    return Incoming(config, kept, notes, sources)
+    return Incoming(config, kept, notes, sources, family.any_pad)
 
 
 def _family(families: Sequence[Family], settings: Settings, hub: HubTensors, notes: list[str]) -> tuple[Family, bool]:

@@ -92,6 +92,7 @@ class Family(NamedTuple):
     body: str = ""  # what classes with a head put before the names of the body
     dropped: Sequence[str] = ()  # prefixes of tensors that we have no use for
     derived: Callable[[Settings, Found], dict[str, Derived]] = lambda theirs, found: {}  # what files hold otherwise
+    any_pad: bool = False  # whether nothing that is computed depends on which id padding has
     no_class: str = ""  # why what comes as this family goes back as none; a family without a class of its own
 
     def architecture(self, *, head: bool) -> str:

@@ -153,8 +153,8 @@ class HubTensors:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, read from the header alone where that tells it."""
-        slice_ = self._slice(name)
-        return tuple(slice_.shape if isinstance(slice_, Tensor) else slice_.get_shape())
+        found = self._slice(name)
+        return tuple(found.shape if isinstance(found, Tensor) else found.get_shape())
 
     def tensor(self, name: str) -> Tensor:
         """One whole tensor, in the dtype of the file."""
