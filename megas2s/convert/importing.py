@@ -32,6 +32,7 @@ from megas2s.rng import torch_seed
 
 BESIDE = "megas2s.json"  # written by our export: what config.json has no key for
 HEAD, RANDOM = "mlm_head", "random"  # in the metadata of weights whose head no one has trained
+WRITERS = ("causal", "masked", "pseudo_masked")  # objectives by which an encoder writes, with that head
 
 
 class Incoming(NamedTuple):
@@ -47,6 +48,11 @@ class Incoming(NamedTuple):
         """Every canonical tensor in turn."""
         for name in parameter_shapes(self.config):
             yield name, self.sources[name]()
+
+
+def has_head(metadata: Mapping[str, str]) -> bool:
+    """Whether the head of an encoder is one: not where it was made up and has had nothing to do since."""
+    return metadata.get(HEAD) != RANDOM or metadata.get("objective") in WRITERS
 
 
 def incoming(folder: Path, settings: Settings, *, allow_pickle: bool = False) -> Incoming:
