@@ -1,6 +1,6 @@
 """Import a Hugging Face folder as canonical weights that a stage can start from.
 
-BART, MBart, T5, mT5, RoBERTa, XLM-R, RoBERTa with pre-norm, BERT and ELECTRA are known.
+BART, MBart, T5, mT5, RoBERTa, XLM-R, RoBERTa with pre-norm, BERT (MiniLM is one), ELECTRA and UniLM are known.
 
 python tools/convert_from_hf.py exports/encoder weights/encoder
 """
