@@ -18,7 +18,7 @@ from megas2s.files import disk_trouble
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
-SLOW = ("vocab.txt", "vocab.json", "merges.txt")  # not read here, but a folder that has them alone can be told so
+SLOW = ("vocab.txt", "vocab.json", "merges.txt")  # BERT's is read, others are not: a folder can be told so
 TOKENIZER = (
     "tokenizer.json",
     "tokenizer_config.json",

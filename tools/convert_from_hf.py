@@ -1,6 +1,6 @@
 """Import a Hugging Face folder as canonical weights that a stage can start from.
 
-BART, MBart, T5, mT5, RoBERTa, XLM-R, RoBERTa with pre-norm, BERT and ELECTRA are known.
+BART, MBart, T5, mT5, RoBERTa, XLM-R, RoBERTa with pre-norm, BERT (MiniLM is one), ELECTRA and UniLM are known.
 
 python tools/convert_from_hf.py exports/encoder weights/encoder
 """
@@ -62,8 +62,9 @@ def main() -> None:
     metadata, notes = dict(found.metadata), found.notes
     tokenizer = None if given.no_tokenizer else source.read_tokenizer(folder)
     if tokenizer is not None:
+        found = source.padded(found, tokenizer)
         tokenizer, changed = source.fitting(tokenizer, folder, found.config)
-        notes = [*notes, *changed]
+        notes = [*found.notes, *changed]
         source.check_special_tokens(tokenizer, folder, settings)
         metadata["tokenizer"] = tokenizer.fingerprint
     if given.dry_run:

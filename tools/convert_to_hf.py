@@ -26,6 +26,7 @@ def arguments() -> argparse.Namespace:
         __doc__ or "",
         epilog="A model becomes the class of transformers that it is: an encoder of our own shape a\n"
         "RobertaPreLayerNormForMaskedLM, an encoder-decoder an MBartForConditionalGeneration, an import what it was.\n"
+        "UniLM 2 is no class of transformers and stays as it is.\n"
         "--part encoder takes the encoder out of an encoder-decoder, without a head for masked language modelling.\n"
         "Of a run, the last complete stage is exported; name a stage or a checkpoint to export another.\n"
         "The same command again does nothing where the export is there already.",

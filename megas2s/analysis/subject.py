@@ -75,6 +75,7 @@ def _theirs(name: str, folder: Path, tokenizer: Path | None) -> Subject:
     settings = hf.read_settings(folder)
     found = incoming(folder, settings)
     stored = source.read_tokenizer(tokenizer or folder)
+    found = source.padded(found, stored)
     source.check_vocabulary(stored, tokenizer or folder, found.config)
     source.check_special_tokens(stored, tokenizer or folder, settings)
     local = Path(name).exists()

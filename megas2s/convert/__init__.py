@@ -1,6 +1,6 @@
 """The list of families that models convert to and from."""
 
-from megas2s.convert import bart, bert, roberta, t5
+from megas2s.convert import bart, bert, roberta, t5, unilm
 from megas2s.convert.names import Family, Part
 from megas2s.errors import BadConfig
 from megas2s.models.config import ModelConfig
@@ -13,6 +13,7 @@ FAMILIES: tuple[Family, ...] = (
     roberta.XLM_ROBERTA,
     bert.BERT,
     bert.ELECTRA,
+    unilm.UNILM,
     bart.MBART,
     bart.BART,
     t5.T5,
@@ -30,7 +31,9 @@ def family_of(config: ModelConfig, part: Part, vocabulary: Vocabulary) -> Family
     """
     if config.family is not None and config.family not in (known := {family.model_type for family in FAMILIES}):
         raise BadConfig(f"no family is called {config.family!r}; {nearest(config.family, known)}")
-    candidates = [family for family in FAMILIES if family.part == part]
+    if why := next((family.no_class for family in FAMILIES if family.model_type == config.family), ""):
+        raise BadConfig(why)
+    candidates = [family for family in FAMILIES if family.part == part and not family.no_class]
     candidates.sort(key=lambda family: family.model_type != config.family)  # stable: else the order of the list
     refusals = [family.refusal(config, vocabulary) for family in candidates]
     if candidates[0].model_type == config.family and refusals[0] is not None:

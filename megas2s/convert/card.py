@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from megas2s import files
-from megas2s.convert.importing import HEAD, RANDOM
+from megas2s.convert.importing import HEAD, RANDOM, WRITERS
 from megas2s.convert.names import Part
 from megas2s.convert.source import RECIPE, Source
 from megas2s.data.corpus import Corpus
@@ -23,6 +23,7 @@ from megas2s.models.config import ModelConfig
 from megas2s.models.parameters import parameter_shapes
 
 METRICS, LAUNCHES = "metrics.jsonl", "run.json"
+PATHS = ("run", "corpus", "init", "tokenizer", "train", "dev", "test")  # of a recipe, also by language
 
 LOADING = {
     "fill-mask": """\
@@ -38,6 +39,13 @@ tokenizer = AutoTokenizer.from_pretrained("{name}")
 model = {architecture}.from_pretrained("{name}"{options})
 states = model(**tokenizer("A sentence.", return_tensors="pt")).last_hidden_state
 """,
+    "writing": """\
+from transformers import AutoModel, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+model = AutoModel.from_pretrained("{name}"{options})
+states = model(**tokenizer("A sentence.", return_tensors="pt")).last_hidden_state
+""",
     "seq2seq": """\
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
@@ -51,6 +59,11 @@ print(tokenizer.batch_decode(ids, skip_special_tokens=True)[0])
 NOTES = {
     "fill-mask": "The head for masked language modelling is the one that was trained.",
     "feature-extraction": "{headless} Fine-tune it, or use its states.",
+    "writing": (
+        "It writes: fine-tuned by the method `{method}` (s2s-ft, Bao et al. 2021), it reads a source and what is "
+        "written so far as one row, under a mask that says who sees whom. megas2s decodes it so; transformers loads "
+        "the encoder that it is, `AutoModelForMaskedLM` with the head it writes with."
+    ),
     "seq2seq": (
         "Labels end in the end-of-sequence token, and the decoder starts from {start}: `model(..., labels=labels)` "
         "makes its inputs so."
@@ -97,12 +110,19 @@ class Facts(NamedTuple):
         """Which of the kinds of use above it is for."""
         if self.part == "seq2seq":
             return "seq2seq"
+        if self.head and self.metadata.get("objective") in WRITERS:
+            return "writing"
         return "fill-mask" if self.head else "feature-extraction"
 
     @property
     def trained_here(self) -> bool:
         """Whether the weights say which stage they come from; imported ones were trained elsewhere."""
         return "stage" in self.metadata
+
+    @property
+    def fine_tuned(self) -> bool:
+        """Whether that stage was a task."""
+        return "labels" in self.metadata
 
     @property
     def headless(self) -> str:
@@ -133,7 +153,8 @@ def card(facts: Facts) -> str:
 def _loading(facts: Facts) -> str:
     options = "".join(f", {key}={value}" for key, value in facts.options.items())
     code = LOADING[facts.task].format(name=facts.name, architecture=facts.architecture, options=options)
-    note = NOTES[facts.task].format(start=STARTS[facts.config.decoder_start], headless=facts.headless)
+    method, start = facts.metadata.get("objective"), STARTS[facts.config.decoder_start]
+    note = NOTES[facts.task].format(start=start, headless=facts.headless, method=method)
     return f"## How to load\n\n```python\n{code}```\n\n{note}"
 
 
@@ -142,10 +163,11 @@ def _header(facts: Facts, corpus: Corpus | None) -> str:
     header: dict[str, object] = {"library_name": "transformers"}
     if languages:
         header["language"] = languages
-    if facts.task != "seq2seq":
+    if facts.task in ("fill-mask", "feature-extraction"):  # which a pipeline of transformers can do
         header["pipeline_tag"] = facts.task
     kind = "seq2seq" if facts.part == "seq2seq" else "encoder"
-    tags = ["megas2s", *(["pretraining"] if facts.trained_here else []), kind]
+    trained = "fine-tuning" if facts.fine_tuned else "pretraining"
+    tags = ["megas2s", *([trained] if facts.trained_here else []), kind]
     header["tags"] = tags + (["multilingual"] if len(languages) > 1 else [])
     return f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---\n\n"
 
@@ -180,7 +202,8 @@ def _what(facts: Facts) -> str:
     kind = "encoder-decoder" if config.is_seq2seq else "encoder"
     said = f"A {config.norm_position}-norm {kind} "
     if facts.trained_here:
-        said += f"pretrained with megas2s, from stage `{facts.metadata['stage']}`{step}."
+        how = "fine-tuned with megas2s, by the method" if facts.fine_tuned else "pretrained with megas2s, from stage"
+        said += f"{how} `{facts.metadata['stage']}`{step}."
     else:
         said += "converted with megas2s; how it was trained, these weights do not say."
     return f"{said}\n\n{_table(('', ''), rows.items())}"
@@ -247,15 +270,19 @@ def _corpus(corpus: Corpus) -> str:
 
 
 def _recipe(recipe: Mapping[str, Any]) -> str:
-    """The recipe as it was resolved; folders by their last name, since paths say nothing elsewhere."""
-    shown = _last_names({key: value for key, value in recipe.items() if key != "stage_names"}, ("run", "corpus"))
-    shown["stages"] = [_last_names(stage, ("init",)) for stage in recipe["stages"]]
+    """The recipe as it was resolved; files and folders by their last name, since paths say nothing elsewhere."""
+    shown = {key: _last_names(value, key in PATHS) for key, value in recipe.items() if key != "stage_names"}
     text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
     return f"## Recipe\n\n```yaml\n{text}```"
 
 
-def _last_names(settings: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
-    return {key: Path(value).name if key in keys and value else value for key, value in settings.items()}
+def _last_names(value: Any, is_path: bool) -> Any:
+    """A value of a recipe, and what is in it."""
+    if isinstance(value, Mapping):
+        return {key: _last_names(one, is_path or key in PATHS) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_last_names(one, is_path) for one in value]
+    return Path(value).name if is_path and isinstance(value, str) and value else value
 
 
 def _provenance(facts: Facts) -> str:

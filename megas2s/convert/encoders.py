@@ -131,6 +131,7 @@ def encoder_family(
         copies=lambda config, has_head: dict(copies) if has_head else {},
         keys=INTEGERS | NUMBERS | OTHERS,
         body=body,
+        any_pad=first_position(0) == first_position(1),
         dropped=(*dropped, "pooler.", f"{body}pooler.", *(f"{at}embeddings.position_ids" for at in ("", body))),
     )
 

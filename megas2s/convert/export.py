@@ -17,7 +17,7 @@ from torch import Tensor
 from megas2s import files
 from megas2s.convert import family_of, hf, tensors
 from megas2s.convert.heads import write_heads
-from megas2s.convert.importing import BESIDE, HEAD, RANDOM
+from megas2s.convert.importing import BESIDE, has_head
 from megas2s.convert.names import Part, Shape, decoder_start
 from megas2s.errors import BadConfig
 from megas2s.models.config import ModelConfig
@@ -51,7 +51,7 @@ def shape(config: ModelConfig, part: Part | None, vocabulary: Vocabulary, *, hea
 def shape_of(reader: WeightsReader, tokenizer: Stored, part: Part | None) -> Shape:
     """`shape` of weights on disk; a head that was made up when they were imported is none."""
     vocabulary = Tokenizer(tokenizer, reader.folder).vocabulary
-    return shape(reader.config, part, vocabulary, head=reader.metadata.get(HEAD) != RANDOM)
+    return shape(reader.config, part, vocabulary, head=has_head(reader.metadata))
 
 
 def export(

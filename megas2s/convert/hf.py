@@ -20,7 +20,7 @@ import transformers
 from torch import Tensor
 
 from megas2s import files
-from megas2s.convert import FAMILIES
+from megas2s.convert import FAMILIES, unilm
 from megas2s.convert.names import Shape, decoder_start
 from megas2s.errors import BadCheckpoint, BadConfig
 from megas2s.labels import IGNORED
@@ -32,6 +32,7 @@ from megas2s.spec import nearest
 from megas2s.tokenizer.vocab import Vocabulary
 
 TOLERANCE = 1e-4  # of logits in float32, absolute
+TOKENIZER = "tokenizer_config.json"
 LENGTHS = (48, 31, 9)  # of the compared rows
 TARGET_LENGTHS = (17, 40, 28)
 
@@ -47,12 +48,15 @@ def read_settings(folder: Path) -> dict[str, object]:
     """The content of a folder's config.json with the defaults of transformers filled in."""
     file = folder / "config.json"
     if not file.is_file():
-        raise BadConfig(f"there is no {file}; give a folder that transformers saved")
+        others = sorted(path.name for path in folder.glob("*config.json") if path.name != TOKENIZER)
+        hint = f"rename {others[0]} to it" if len(others) == 1 else "give a folder that transformers saved"
+        raise BadConfig(f"there is no {file}; {hint}")
     known = list(dict.fromkeys(family.model_type for family in FAMILIES))
     try:
         raw = files.read_json(file)
-        model_type = str(raw["model_type"])
-    except (ValueError, KeyError, TypeError):
+        own = unilm.is_own(raw)
+        model_type = unilm.MODEL_TYPE if own else str(raw["model_type"])
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise BadConfig(
             f"{file} is no configuration of transformers: it has no model_type; add the one it is of: "
             + ", ".join(known)
@@ -63,12 +67,12 @@ def read_settings(folder: Path) -> dict[str, object]:
         )
     try:
         configuration: Any = transformers.AutoConfig
-        config = configuration.for_model(**raw)
+        config = configuration.for_model(**(unilm.as_bert(raw) if own else raw))
     except Exception as error:  # transformers and huggingface_hub raise kinds of their own
         reason = " ".join(str(error).split())
         raise BadConfig(f"{file} is refused by transformers: {reason}") from None
     settings: dict[str, object] = config.to_dict()
-    return {**settings, "architectures": raw.get("architectures")}
+    return {**settings, "architectures": raw.get("architectures"), "model_type": model_type}
 
 
 def compare_names(exported: Shape, settings: Mapping[str, object]) -> None:

@@ -32,6 +32,7 @@ from megas2s.rng import torch_seed
 
 BESIDE = "megas2s.json"  # written by our export: what config.json has no key for
 HEAD, RANDOM = "mlm_head", "random"  # in the metadata of weights whose head no one has trained
+WRITERS = ("causal", "masked", "pseudo_masked")  # objectives by which an encoder writes, with that head
 
 
 class Incoming(NamedTuple):
@@ -41,11 +42,17 @@ class Incoming(NamedTuple):
     metadata: dict[str, str]  # what our own export kept of the weights it came from
     notes: list[str]  # what a person should know, one sentence each
     sources: Mapping[str, Callable[[], Tensor]]  # canonical name -> its values
+    any_pad: bool  # whether it computes the same whichever id pads rows
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every canonical tensor in turn."""
         for name in parameter_shapes(self.config):
             yield name, self.sources[name]()
+
+
+def has_head(metadata: Mapping[str, str]) -> bool:
+    """Whether the head of an encoder is one: not where it was made up and has had nothing to do since."""
+    return metadata.get(HEAD) != RANDOM or metadata.get("objective") in WRITERS
 
 
 def incoming(folder: Path, settings: Settings, *, allow_pickle: bool = False) -> Incoming:
@@ -56,6 +63,9 @@ def incoming(folder: Path, settings: Settings, *, allow_pickle: bool = False) ->
     notes: list[str] = []
     family, named_head = _family(families, settings, hub, notes)
     with in_their_words(family.keys):
+        derived = family.derived(settings, hub)
+        hub.derive(derived)
+        notes += [one.note for one in derived.values() if one.note]
         config = family.model_config(settings, hub)
     _read_for_another(family, config, hub, notes)
     config = _tied_again(config, beside.get("tying"), hub, notes)
@@ -80,7 +90,7 @@ def incoming(folder: Path, settings: Settings, *, allow_pickle: bool = False) ->
     sources |= {name: tensor.clone for name, tensor in heads.items()}
     if without := sorted(parameter_shapes(config).keys() - sources.keys()):
         raise BadConfig(f"{folder} holds nothing for {without[0]}; load the model with its head and save it")
-    return Incoming(config, kept, notes, sources)
+    return Incoming(config, kept, notes, sources, family.any_pad)
 
 
 def _family(families: Sequence[Family], settings: Settings, hub: HubTensors, notes: list[str]) -> tuple[Family, bool]:
@@ -205,9 +215,10 @@ def _check_zeros(plan: list[Entry], hub: HubTensors) -> None:
 
 
 def _check_shape(entry: Entry, hub: HubTensors) -> None:
-    found = hub.shape(entry.theirs)
+    found, stored = hub.shape(entry.theirs), hub.stored(entry.theirs)
     if found != entry.shape:
-        raise BadCheckpoint(f"{hub.folder}: {entry.theirs} has shape {found}, its config.json says {entry.shape}")
+        made = "" if hub.plain(stored) == hub.plain(entry.theirs) else f", made of {stored},"
+        raise BadCheckpoint(f"{hub.folder}: {entry.theirs}{made} has shape {found}, its config.json says {entry.shape}")
 
 
 def _reader(hub: HubTensors, entry: Entry) -> Callable[[], Tensor]:

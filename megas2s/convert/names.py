@@ -15,6 +15,8 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from typing import Literal, NamedTuple, Protocol
 
+from torch import Tensor
+
 from megas2s.errors import BadConfig
 from megas2s.models.config import ModelConfig
 from megas2s.tokenizer.vocab import Vocabulary
@@ -51,6 +53,14 @@ class Entry(NamedTuple):
     leading: int = 0
 
 
+class Derived(NamedTuple):
+    """A tensor that a file holds in another layout: which one it is made of, and how."""
+
+    there: str
+    make: Callable[[Tensor], Tensor]
+    note: str = ""  # what a person should know of it
+
+
 class Found(Protocol):
     """What may be asked about the tensors of a folder before its shape is known: what config.json does not say."""
 
@@ -81,6 +91,9 @@ class Family(NamedTuple):
     otherwise: Callable[[ModelConfig], dict[str, str]] = lambda _: {}  # a tensor that may lack -> what is read for it
     body: str = ""  # what classes with a head put before the names of the body
     dropped: Sequence[str] = ()  # prefixes of tensors that we have no use for
+    derived: Callable[[Settings, Found], dict[str, Derived]] = lambda theirs, found: {}  # what files hold otherwise
+    any_pad: bool = False  # whether nothing that is computed depends on which id padding has
+    no_class: str = ""  # why what comes as this family goes back as none; a family without a class of its own
 
     def architecture(self, *, head: bool) -> str:
         """The class that has, or has not, a head."""

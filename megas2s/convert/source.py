@@ -10,12 +10,14 @@ Files are read as the plain YAML and JSON they are; this room knows nothing of t
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from megas2s import files
+from megas2s.convert.importing import Incoming
 from megas2s.data.corpus import MARKER, TOKENIZER, Corpus
 from megas2s.errors import BadCheckpoint, BadConfig, BadData, Refusal
 from megas2s.models.config import ModelConfig
@@ -155,10 +157,25 @@ def fitting(stored: Stored, folder: Path, config: ModelConfig) -> tuple[Stored, 
     return cut.tokenizer, [f"the model's table has {rows} rows and none for {names}; the tokenizer goes on without"]
 
 
+def padded(found: Incoming, stored: Stored) -> Incoming:
+    """A model that computes the same whichever id pads rows, with the tokenizer's.
+
+    MiniLM's multilingual models are BERT, with its pad_token_id 0, and read with XLM-R's tokenizer, which pads with 1.
+    """
+    config, pad = found.config, stored.metadata.pad
+    if not found.any_pad or pad == config.pad_id or pad >= config.vocab_size:
+        return found
+    note = (
+        f"config.json has pad_token_id {config.pad_id} and the tokenizer pads with {pad}: so do rows here, and nothing "
+        "that the model computes depends on it"
+    )
+    return found._replace(config=dataclasses.replace(config, pad_id=pad), notes=[*found.notes, note])
+
+
 def check_special_tokens(stored: Stored, folder: Path, settings: Mapping[str, object]) -> None:
-    """Refuse a tokenizer whose special tokens are not those that a model's config.json names."""
+    """Refuse a tokenizer whose special tokens, padding apart, are not those that a model's config.json names."""
     tokenizer = stored.metadata
-    for role, ours in {"pad": tokenizer.pad, "eos": tokenizer.eos, "bos": tokenizer.bos}.items():
+    for role, ours in {"eos": tokenizer.eos, "bos": tokenizer.bos}.items():
         theirs = settings.get(f"{role}_token_id")
         if isinstance(theirs, int) and ours is not None and theirs != ours:
             raise BadData(

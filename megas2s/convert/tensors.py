@@ -10,7 +10,7 @@ import functools
 import json
 import math
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,13 +19,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from megas2s import files
-from megas2s.convert.names import Entry
+from megas2s.convert.names import Derived, Entry
 from megas2s.errors import BadCheckpoint, BadConfig
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLED = "pytorch_model.bin"
 PICKLED_INDEX = "pytorch_model.bin.index.json"
+NO_WEIGHTS = {"training_args.bin", "optimizer.bin"}
 CODES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 ROWS = 1 << 14  # compared at once
 
@@ -111,6 +112,7 @@ class HubTensors:
         self._body = body
         self._files = _locate(folder, allow_pickle=allow_pickle)
         self._stored: dict[str, str] = {}  # name -> as it is in the file
+        self._made: dict[str, Callable[[Tensor], Tensor]] = {}  # name -> what is made of that
         for stored in self._files:
             name = self.plain(_modern(stored))
             if name in self._stored:
@@ -132,9 +134,27 @@ class HubTensors:
         """Let `there` be read where `name` is asked for."""
         self._stored[self.plain(name)] = self._find(there)
 
+    def derive(self, derived: Mapping[str, Derived]) -> None:
+        """Let tensors that lie here in another layout be read by the names of this one; theirs are gone then."""
+        found = {self.plain(name): self._find(one.there) for name, one in derived.items()}
+        for one in derived.values():
+            self._stored.pop(self.plain(one.there), None)
+        if twice := sorted(found.keys() & self._stored.keys()):
+            raise BadCheckpoint(
+                f"{self.folder} has {self._stored[twice[0]]} and {found[twice[0]]}, which holds it too; remove one of "
+                "them"
+            )
+        self._stored |= found
+        self._made |= {self.plain(name): one.make for name, one in derived.items()}
+
+    def stored(self, name: str) -> str:
+        """What a tensor is called in the file that holds it."""
+        return self._find(name)
+
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor, read from the header alone."""
-        return tuple(self._slice(name).shape) if self._pickled(name) else tuple(self._slice(name).get_shape())
+        """The shape of a tensor, read from the header alone where that tells it."""
+        found = self._slice(name)
+        return tuple(found.shape if isinstance(found, Tensor) else found.get_shape())
 
     def tensor(self, name: str) -> Tensor:
         """One whole tensor, in the dtype of the file."""
@@ -155,9 +175,6 @@ class HubTensors:
             torch.equal(left[start : start + ROWS], right[start : start + ROWS]) for start in range(0, rows, ROWS)
         )
 
-    def _pickled(self, name: str) -> bool:
-        return self._files[self._find(name)].suffix == ".bin"
-
     def _find(self, name: str) -> str:
         """The name of a tensor in its file."""
         if (stored := self._stored.get(self.plain(name))) is None:
@@ -165,12 +182,13 @@ class HubTensors:
         return stored
 
     def _slice(self, name: str) -> Any:
-        """What gives rows of a tensor: the tensor of a pickled file, or a part of a safetensors file."""
+        """What gives rows of a tensor: the tensor itself, or a part of a safetensors file."""
         stored = self._find(name)
-        if self._pickled(name):
-            return _unpickled(self._files[stored])[stored]
-        opened: Any = _opened(self._files[stored])
-        return opened.get_slice(stored)
+        file = self._files[stored]
+        opened: Any = None if file.suffix == ".bin" else _opened(file)
+        found = _unpickled(file)[stored] if opened is None else opened.get_slice(stored)
+        make = self._made.get(self.plain(name))
+        return found if make is None else make(found[:])
 
 
 def _modern(name: str) -> str:
@@ -187,6 +205,9 @@ def _locate(folder: Path, *, allow_pickle: bool) -> dict[str, Path]:
         with _opened(folder / SINGLE) as file:
             return dict.fromkeys(file.keys(), folder / SINGLE)
     pickled = [name for name in (PICKLED_INDEX, PICKLED) if (folder / name).is_file()]
+    if not pickled:  # UniLM's and MiniLM's are called after the model
+        others = sorted({path.name for path in folder.glob("*.bin")} - NO_WEIGHTS)
+        pickled = others if len(others) == 1 else []
     if pickled and not allow_pickle:
         raise BadConfig(
             f"{folder} has its weights in {pickled[0]} alone: pickled files can run code when they are read; "
@@ -196,7 +217,7 @@ def _locate(folder: Path, *, allow_pickle: bool) -> dict[str, Path]:
     if pickled:
         if pickled[0] == PICKLED_INDEX:
             return _indexed(folder / PICKLED_INDEX)
-        return dict.fromkeys(_unpickled(folder / PICKLED), folder / PICKLED)
+        return dict.fromkeys(_unpickled(folder / pickled[0]), folder / pickled[0])
     raise BadConfig(
         f"{folder} has no {SINGLE} and no {INDEX}; a model in another format becomes one by loading it with "
         f"transformers and saving it again (of names of the hub, {PICKLED} is fetched with --allow-pickle alone)"

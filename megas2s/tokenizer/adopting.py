@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from tokenizers import Tokenizer
 
 from megas2s.errors import BadData
-from megas2s.tokenizer.folder import CLM, CONFIG, DOC, SPECIAL, Metadata, Stored
+from megas2s.tokenizer.folder import CLM, CONFIG, DOC, FAST, SPECIAL, Metadata, Stored
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +43,12 @@ ROLES = {
 }
 
 
-def adopt(file: Path, config: dict[str, Any]) -> Stored:
-    """The tokenizer in a `tokenizer.json`; raises BadData where it lacks a token that every model here needs."""
-    content = file.read_bytes()
+def adopt(folder: Path, content: bytes, config: dict[str, Any]) -> Stored:
+    """The tokenizer of a folder whose `tokenizer.json` has this content, its `tokenizer_config.json` being `config`.
+
+    Raises BadData where it lacks a token that every model here needs.
+    """
+    file = folder / FAST
     try:
         tokenizer = Tokenizer.from_str(content.decode("utf-8"))
         described = json.loads(content)
@@ -56,12 +59,12 @@ def adopt(file: Path, config: dict[str, Any]) -> Stored:
     if kind not in KINDS:
         raise BadData(f"{file} is of type {kind}; tokenizers here are {', '.join(KINDS)}, bring another")
     ids = tokenizer.get_vocab(with_added_tokens=True)
-    said = read_json(file.parent / SPECIAL) | config
+    said = read_json(folder / SPECIAL) | config
     special = {added["content"] for added in described.get("added_tokens", []) if added.get("special")}
-    usual = usual_names(said, special, file.parent)
+    usual = usual_names(said, special, folder)
     said |= usual
     roles = {name: first_named([said.get(key) for key in role.keys], ids) for name, role in ROLES.items()}
-    pad, eos, unk = (_required(roles[name], name, said, file.parent) for name in ("pad", "eos", "unk"))
+    pad, eos, unk = (_required(roles[name], name, said, folder) for name in ("pad", "eos", "unk"))
     metadata = Metadata(
         kind="fast",
         normalization="model",
@@ -79,8 +82,8 @@ def adopt(file: Path, config: dict[str, Any]) -> Stored:
         mask=roles["mask"],
         begin=opening(content.decode("utf-8")),
     )
-    names = [name for name in (CONFIG, SPECIAL) if (file.parent / name).is_file()]
-    companions = {name: (file.parent / name).read_text(encoding="utf-8") for name in names}
+    names = [name for name in (CONFIG, SPECIAL) if (folder / name).is_file()]
+    companions = {name: (folder / name).read_text(encoding="utf-8") for name in names}
     if usual or CONFIG not in companions:
         named_here = {"tokenizer_class": "PreTrainedTokenizerFast", **config, **usual}
         companions[CONFIG] = json.dumps(named_here, indent=2, ensure_ascii=False) + "\n"

@@ -2,6 +2,7 @@
 
     a SentencePiece `.model` file, alone or in a transformers folder       that model encodes
     a transformers folder with `tokenizer.json` and no such model          `adopting.py`
+    a folder of BERT's kind with `vocab.txt` alone                         `wordpiece.py`
 
 A transformers tokenizer may number its pieces differently from its SentencePiece model (XLM-R and MBart do) and add
 tokens to it (T5's sentinels). `numbering.py` finds its ids, and the model is rewritten in their order, so that here too
@@ -20,7 +21,7 @@ from sentencepiece import SentencePieceProcessor
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from megas2s.errors import BadData
-from megas2s.tokenizer import numbering
+from megas2s.tokenizer import numbering, wordpiece
 from megas2s.tokenizer.adopting import (
     LANGUAGE,
     ROLES,
@@ -44,10 +45,12 @@ Piece = ModelProto.SentencePiece
 def import_tokenizer(path: Path) -> Stored:
     """The tokenizer at `path`, a `.model` file, a `tokenizer.json`, or a folder with one; raises BadData."""
     file = path if path.is_file() else _model_file(path)
-    if file.name == FAST:
-        return adopt(file, read_json(file.parent / CONFIG))
-    proto = _read_model(file)
     config = read_json(file.parent / CONFIG)
+    if file.name == FAST:
+        return adopt(file.parent, file.read_bytes(), config)
+    if file.name == wordpiece.FILE:
+        return adopt(file.parent, wordpiece.tokenizer_json(file, config), config)
+    proto = _read_model(file)
     fast = read_json(file.parent / FAST)
     kind = numbering.kind_of(config, read_json(file.parent / numbering.SETTINGS))
     own = [piece.piece for piece in proto.pieces]
@@ -68,13 +71,21 @@ def _model_file(folder: Path) -> Path:
     for name in (*MODEL_NAMES, FAST):
         if (folder / name).is_file():
             return folder / name
-    slow = next((name for name in ("vocab.json", "vocab.txt") if (folder / name).is_file()), None)
+    slow = next((name for name in ("vocab.json", wordpiece.FILE) if (folder / name).is_file()), None)
+    if slow == wordpiece.FILE and _is_wordpiece(folder):
+        return folder / slow
     if slow is not None:
         raise BadData(f"{folder} has {slow} and no {FAST}; load the tokenizer with transformers and save it to get one")
     raise BadData(
         f"{folder} holds no tokenizer: neither {METADATA} nor {FAST} nor a SentencePiece model "
-        f"({', '.join(MODEL_NAMES)})"
+        f"({', '.join(MODEL_NAMES)}) nor BERT's {wordpiece.FILE}"
     )
+
+
+def _is_wordpiece(folder: Path) -> bool:
+    """Whether the vocab.txt of a folder is BERT's, by what is said beside it."""
+    settings = read_json(folder / numbering.SETTINGS)
+    return wordpiece.is_read(numbering.kind_of(read_json(folder / CONFIG), settings), settings)
 
 
 def _read_model(file: Path) -> ModelProto:

@@ -105,6 +105,16 @@ def test_what_was_trained_elsewhere_is_not_claimed(facts):
     assert header(theirs)["tags"] == ["megas2s", "encoder"]
 
 
+def test_an_encoder_that_writes_says_how_and_who_decodes_it(facts):
+    text = card(facts(metadata={"stage": "pseudo_masked", "objective": "pseudo_masked", "labels": "[]"}))
+    assert "fine-tuned with megas2s, by the method `pseudo_masked`." in text
+    assert "It writes: fine-tuned by the method `pseudo_masked`" in text
+    assert "megas2s decodes it so; transformers loads the encoder that it is" in text
+    assert 'AutoModel.from_pretrained("exported"' in text
+    assert header(text)["tags"] == ["megas2s", "fine-tuning", "encoder"]
+    assert "pipeline_tag" not in header(text), "no pipeline of transformers decodes it"
+
+
 def test_parameters_are_those_of_the_file(facts, small):
     config = small(vocab_size=512, hidden_size=32, ffn_size=48, num_encoder_layers=0 + 1, max_positions=24)
     body = 512 * 32 + 24 * 32 + 64 + 4 * (32 * 32 + 32) + 64 + 32 * 48 + 48 + 48 * 32 + 32 + 64 + 64
@@ -134,6 +144,15 @@ def test_the_recipe_is_there_without_the_folders_it_lay_in(facts, run):
     text = card(facts(source=find(run)))
     assert "seed: 17" in text
     assert "someone" not in text
+
+
+def test_a_recipe_of_a_task_is_there_without_the_folders_either(facts, run):
+    data = {"train": {"en": "/home/someone/train.jsonl"}, "dev": "/home/someone/dev.jsonl", "columns": {"text": "src"}}
+    task = {"run": "/home/someone/run", "init": "/home/someone/weights", "method": {"name": "mlm"}, "data": data}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(task))
+    shown = yaml.safe_load(card(facts(source=find(run))).split("```yaml\n")[1].split("```")[0])
+    data = {"train": {"en": "train.jsonl"}, "dev": "dev.jsonl", "columns": {"text": "src"}}
+    assert shown == {"run": "run", "init": "weights", "method": {"name": "mlm"}, "data": data}
 
 
 def test_provenance_names_hashes_code_and_versions(facts, run):

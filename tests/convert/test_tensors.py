@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from megas2s.convert import tensors
-from megas2s.convert.names import Entry
+from megas2s.convert.names import Derived, Entry
 from megas2s.convert.tensors import HubTensors, shards, write
 from megas2s.errors import BadCheckpoint, BadConfig
 from megas2s.files import read_json
@@ -95,6 +95,25 @@ def test_a_damaged_index_is_named(tmp_path, content):
     (tmp_path / tensors.INDEX).write_text(content)
     with pytest.raises(BadCheckpoint, match=r"safetensors\.index\.json is damaged; download it again"):
         HubTensors(tmp_path)
+
+
+def test_tensors_in_another_layout_are_read_by_the_names_of_this_one(tmp_path):
+    rows = torch.arange(12.0).view(6, 2)
+    save_file({"body.both": rows, "table": torch.eye(3)}, tmp_path / "model.safetensors")
+    hub = HubTensors(tmp_path, body="body.")
+    first = Derived("body.both", lambda both: both[:2])
+    hub.derive(
+        {"one": first, "body.other": Derived("both", lambda both: both[2:]), "table": Derived("table", torch.neg)}
+    )
+    assert hub.names == {"one", "other", "table"}
+    assert (hub.shape("one"), hub.shape("body.other")) == ((2, 2), (4, 2))
+    assert torch.equal(torch.cat([hub.tensor("body.one"), hub.tensor("other")]), rows)
+    assert torch.equal(hub.tensor("table"), -torch.eye(3))
+    assert hub.stored("other") == "body.both"
+    with pytest.raises(BadCheckpoint, match=r"has no tensor gone, which its config\.json calls for"):
+        hub.derive({"third": Derived("gone", torch.neg)})
+    with pytest.raises(BadCheckpoint, match=r"has body\.both and table, which holds it too"):
+        hub.derive({"one": Derived("table", torch.neg)})
 
 
 def test_equality_is_bit_for_bit_over_all_rows(tmp_path, monkeypatch):
