@@ -7,17 +7,15 @@ from megas2s import cli
 from megas2s.place import place
 
 EPILOG = """\
-The weights say how they were trained; nothing has to be repeated here. On several GPUs or processes:
-deepspeed launch/decode.py ..., torchrun --nproc-per-node 4 launch/decode.py ..., or mpirun.
-With --traces a beam search leaves what it has seen, and --rescore reads it under another length penalty:
-python launch/decode.py runs/x traces.jsonl anew.jsonl --rescore --length-penalty 1.0"""
+On several GPUs or processes: deepspeed launch/decode.py ..., torchrun --nproc-per-node 4 launch/decode.py ..., mpirun.
+A beam search with --traces leaves what it has seen; --rescore reads that under another --length-penalty."""
 
 
 def main() -> None:
     arguments = cli.parser(__doc__ or "", epilog=EPILOG)
     add = arguments.add_argument
     add("weights", type=Path, help="a run, a stage, a checkpoint, a folder of weights, or an exported folder")
-    add("input", type=Path, help=".jsonl or .tsv with a column of sources, or .txt with a source a line")
+    add("input", type=Path, help=".jsonl, .tsv, .csv or .parquet with sources in a column, or .txt, one a line")
     add("output", type=Path, help=".jsonl with sources, references and scores, or .txt with answers alone")
     add("--text", default=None, help="column of the sources; absent: text in .txt, src elsewhere")
     add("--label", default="tgt", help="column of the references, kept beside the answers where there is one")
@@ -30,7 +28,8 @@ def main() -> None:
     add("--min-length", type=int, default=0, help="tokens before the end may come")
     add("--no-repeat-ngram", type=int, default=0, help="no n-gram of so many tokens comes twice")
     add("--ignored-words", nargs="+", default=(), metavar="WORD", help='n-grams with one of these may, for example "."')
-    add("--language", help="whose tag each answer begins with")
+    add("--language", help="of all sources, where rows were tagged; else whose tag answers begin with")
+    add("--language-column", help="column that says it of each source")
     add("--prefix", help="text that each answer begins with")
     add("--sample", action="store_true", help="draw tokens by their probability")
     add("--temperature", type=float, default=1.0, help="of sampling")
@@ -49,9 +48,7 @@ def main() -> None:
     cli.look_first(arguments, dry_run="load weights and sources, check all settings, decode nothing")
     given = arguments.parse_args()
     if given.print_config:
-        if place().rank == 0:
-            cli.print_settings(given)
-        return
+        return cli.print_settings(given) if place().rank == 0 else None
 
     from megas2s.generate.command import run
 

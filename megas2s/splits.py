@@ -23,8 +23,9 @@ from megas2s.data.sources import Parallel, Source, Sources, source_of
 from megas2s.errors import BadConfig, BadData, BadRecord
 from megas2s.methods import WRITERS
 from megas2s.methods.base import Columns, Facts, Method, encoded, value
+from megas2s.methods.writing import with_tags
 from megas2s.objectives.base import Example
-from megas2s.spec import nearest, spec
+from megas2s.spec import spec
 
 ALONE = "all"  # the language of a set that has no name
 
@@ -285,12 +286,7 @@ def tagged(facts: Facts, method: Method, data: Examples, language: str) -> Facts
         return facts
     if method.name not in WRITERS:
         raise BadConfig(f"data.tags are for methods that write ({', '.join(WRITERS)}), found {method.name}")
-    known = facts.vocabulary.languages
-    if language not in known:
-        hint = nearest(language, known) if known else "it has none"
-        raise BadConfig(f"data.tags: the tokenizer has no tag for the language {language!r}; {hint}")
-    source, target = (known[language] if data.tags in (side, "both") else None for side in ("source", "target"))
-    return facts._replace(source_tag=source, target_tag=target)
+    return with_tags(facts, data.tags, language)
 
 
 class _Row(NamedTuple):

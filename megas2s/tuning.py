@@ -301,6 +301,7 @@ def metadata(prepared: Prepared) -> dict[str, str]:
     recipe = prepared.recipe
     begins = start_from(prepared.reader.config, prepared.config, part=recipe.part, grows=True)
     made_up = begins.get("mlm.bias", "") is None or prepared.reader.metadata.get(HEAD) == RANDOM
+    made_up &= "mlm.dense.weight" in frozen_names(prepared.config, prepared.frozen)  # else it was trained here
     facts = prepared.task.facts
     writes = described(recipe.method, facts.length, facts.target_length) if recipe.method.name in WRITERS else {}
     return {

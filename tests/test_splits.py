@@ -229,7 +229,7 @@ def test_what_cannot_be_together_is_refused(given, said):
 @pytest.mark.parametrize(
     ("method", "language", "said"),
     [
-        (PseudoMasked(), "xx", "data.tags: the tokenizer has no tag for the language 'xx'; known: ar, en, sw, zh"),
+        (PseudoMasked(), "xx", "the tokenizer has no tag for the language 'xx'; known: ar, en, sw, zh"),
         (Classify(), "en", "data.tags are for methods that write"),
     ],
 )

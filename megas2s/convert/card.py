@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from megas2s import files
-from megas2s.convert.importing import HEAD, RANDOM, WRITERS
+from megas2s.convert.importing import HEAD, RANDOM, WRITES
 from megas2s.convert.names import Part
 from megas2s.convert.source import RECIPE, Source
 from megas2s.data.corpus import Corpus
@@ -110,7 +110,7 @@ class Facts(NamedTuple):
         """Which of the kinds of use above it is for."""
         if self.part == "seq2seq":
             return "seq2seq"
-        if self.head and self.metadata.get("objective") in WRITERS:
+        if self.head and WRITES in self.metadata:
             return "writing"
         return "fill-mask" if self.head else "feature-extraction"
 

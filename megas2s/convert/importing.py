@@ -32,7 +32,7 @@ from megas2s.rng import torch_seed
 
 BESIDE = "megas2s.json"  # written by our export: what config.json has no key for
 HEAD, RANDOM = "mlm_head", "random"  # in the metadata of weights whose head no one has trained
-WRITERS = ("causal", "masked", "pseudo_masked")  # objectives by which an encoder writes, with that head
+WRITES = "method"  # in the metadata of weights that were taught to write, and how
 
 
 class Incoming(NamedTuple):
@@ -52,7 +52,7 @@ class Incoming(NamedTuple):
 
 def has_head(metadata: Mapping[str, str]) -> bool:
     """Whether the head of an encoder is one: not where it was made up and has had nothing to do since."""
-    return metadata.get(HEAD) != RANDOM or metadata.get("objective") in WRITERS
+    return metadata.get(HEAD) != RANDOM
 
 
 def incoming(folder: Path, settings: Settings, *, allow_pickle: bool = False) -> Incoming:

@@ -30,8 +30,9 @@ def run(given: argparse.Namespace) -> None:
         target_length=given.max_length,
         dtype=DTYPES[given.precision],
     )
-    columns = Columns(text=given.text or ("text" if given.input.suffix == ".txt" else "src"), label=given.label)
-    job = Job(given.input, given.output, columns, given.skip_bad_lines, given.traces)
+    text = given.text or ("text" if given.input.suffix == ".txt" else "src")
+    columns = Columns(text=text, label=given.label, language=given.language_column)
+    job = Job(given.input, given.output, columns, given.skip_bad_lines, given.traces, given.language)
     if given.dry_run:
         found = read(model, job)
         if dist.is_main():

@@ -27,7 +27,7 @@ from megas2s.errors import BadConfig
 from megas2s.generate.settings import Decoding
 from megas2s.methods import WRITERS, AnyMethod
 from megas2s.methods.base import Columns, Facts
-from megas2s.methods.writing import BLANK, Writing
+from megas2s.methods.writing import BLANK, FORCED, Writing, with_tags
 from megas2s.models.config import ModelConfig
 from megas2s.models.init import fill
 from megas2s.models.parameters import ALL
@@ -62,16 +62,26 @@ class Model:
     network: Network
     method: Writing
     facts: Facts
+    tags: str | None = None  # which rows open with the tag of their language: source, target or both
 
     def write(self, texts: Sequence[str | list[str] | list[int]], how: Decoding = Decoding()) -> list[list[Answer]]:  # noqa: B008
         """The answers to each text (or its pieces, or its ids), best first, in the order of the texts."""
-        examples = [self.example({TEXT.text: text}) for text in texts]
+        examples = [self.example({TEXT.text: text}, language=how.language) for text in texts]
         found = dict(self.answer(examples, range(len(examples)), how))
         return [found[place].answers for place in range(len(examples))]
 
-    def example(self, record: Record, columns: Columns = TEXT) -> Example:
-        """What the model reads of a record."""
-        return self.method.example({**record, columns.label: BLANK}, columns, self.facts)
+    def example(self, record: Record, columns: Columns = TEXT, *, language: str | None = None) -> Example:
+        """What the model reads of a record, and what its answer begins with.
+
+        `language` is that of the record where rows are tagged; an answer may begin with a tag in any case.
+        """
+        facts, given = self.facts, {**record, columns.label: BLANK}
+        if self.tags is None:
+            forced = {} if language is None else {FORCED: np.array([with_tags(facts, "target", language).target_tag])}
+            return {**self.method.example(given, columns, facts), **forced}
+        if language is None:
+            raise BadConfig(f"rows were tagged with their language ({self.tags}) in training; name it: language")
+        return self.method.example(given, columns, with_tags(facts, self.tags, language))
 
     def answer(
         self, examples: Sequence[Example], places: Sequence[int], how: Decoding, *, traces: bool = False
@@ -83,14 +93,14 @@ class Model:
         config = self.network.config
         positions = config.max_positions if config.has_learned_positions else math.inf
         rules = how.rules(self.method, self.facts, positions)
-        begins = how.beginning(self.facts, rules.length)
         if traces and not isinstance(how.search(is_seq2seq=config.is_seq2seq), Gnmt):
             raise BadConfig("a trace is of a beam search with gnmt scoring; say beams above 1 and scoring: gnmt")
         order = sorted(places, key=lambda place: (-len(examples[place]["input_ids"]), place))
         for first in range(0, len(order), how.rows):
             here = order[first : first + how.rows]
             batch = self._batch([examples[place] for place in here])
-            own = rules if begins is None else rules._replace(prefix=begins.expand(len(here), -1))
+            begins = [[*examples[place].get(FORCED, ()), *how.prefix_ids(self.facts)] for place in here]
+            own = rules._replace(prefix=_table(begins, rules.length))
             written, kept = self._written(batch, here, own, how, whole=traces)
             for row, place in enumerate(here):
                 yield place, Found(self._answers(written, row), kept[row] if traces else None)
@@ -124,6 +134,14 @@ class Model:
         ends = np.flatnonzero(ids == self.facts.vocabulary.eos)
         kept = ids[: ends[0] + 1] if len(ends) else ids
         return Answer(self.facts.tokenizer.decode(kept), score, tuple(kept.tolist()))
+
+
+def _table(rows: Sequence[Sequence[int]], length: int) -> Tensor | None:
+    """Ids side by side, -1 behind those of shorter rows; None where there are none."""
+    longest = max(map(len, rows))
+    if longest >= length:
+        raise BadConfig(f"language and prefix are {longest} tokens, an answer has room for {length}; shorten them")
+    return torch.tensor([[*row, *[-1] * (longest - len(row))] for row in rows]) if longest else None
 
 
 class _Weights(NamedTuple):
@@ -167,7 +185,7 @@ def load(
         typed=found.config.segment_types > 1,
     )
     network = found.network.to(device=device or dist.device(), dtype=dtype)
-    return Model(network.eval().requires_grad_(False), taught, facts)
+    return Model(network.eval().requires_grad_(False), taught, facts, found.metadata.get("tags"))
 
 
 def _own(folder: Path, tokenizer: str | Path | None) -> _Weights:

@@ -22,7 +22,7 @@ from megas2s.decoding.traces import Trace, candidates
 from megas2s.errors import BadConfig, BadData
 from megas2s.generate.model import Found, Model
 from megas2s.generate.settings import Decoding
-from megas2s.methods.base import Columns, tokens_of
+from megas2s.methods.base import Columns, tokens_of, value
 from megas2s.objectives.base import Example
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,7 @@ class Job(NamedTuple):
     columns: Columns
     skip_bad_lines: bool = False
     traces: Path | None = None  # where the traces of a beam search go
+    language: str | None = None  # of all sources, where no column of them says it
 
 
 class Read(NamedTuple):
@@ -55,7 +56,7 @@ def read(model: Model, job: Job) -> Read:
     cut = 0
     for number, record in _records(job.input):
         try:
-            example = model.example(record, job.columns)
+            example = model.example(record, job.columns, language=_language(record, job))
             tokens = len(tokens_of(record, job.columns.text, model.facts.tokenizer))
         except BadData as error:
             sentence = f"{job.input}, line {number}: {error}"
@@ -69,6 +70,11 @@ def read(model: Model, job: Job) -> Read:
     if not examples:
         raise BadData(f"{job.input} holds nothing to decode; give a file with some sources")
     return Read(records, examples, cut, bad)
+
+
+def _language(record: Record, job: Job) -> str | None:
+    """The language of a source: its column's, or the one that all have."""
+    return job.language if job.columns.language is None else str(value(record, job.columns.language))
 
 
 def _records(path: Path) -> Iterator[tuple[int, Record]]:
@@ -117,8 +123,8 @@ def _line(record: Record, found: Found, columns: Columns) -> Line:
         line["source"] = source
     if isinstance(reference := record.get(columns.label), str):
         line["reference"] = reference
-    if "language" in record:
-        line["language"] = record["language"]
+    if columns.language is not None:
+        line["language"] = record[columns.language]
     if len(found.answers) > 1:
         line["answers"] = [{"answer": each.text, "score": round(each.score, 6)} for each in found.answers]
     if found.trace is not None:

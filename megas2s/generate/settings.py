@@ -6,15 +6,13 @@ import dataclasses
 import math
 from typing import Literal
 
-import torch
-
 from megas2s.decoding.beam import Gnmt, Power
 from megas2s.decoding.rules import Rules
 from megas2s.decoding.search import Sampling
 from megas2s.errors import BadConfig
 from megas2s.methods.base import Facts
 from megas2s.methods.writing import Writing
-from megas2s.spec import nearest, spec
+from megas2s.spec import spec
 
 
 @spec
@@ -34,7 +32,7 @@ class Decoding:
     min_length: int = 0  # tokens before the end may come
     no_repeat_ngram: int = 0  # no n-gram of so many tokens comes twice; 0: any may
     ignored_words: tuple[str, ...] = ()  # n-grams with one of these tokens may
-    language: str | None = None  # whose tag each answer begins with
+    language: str | None = None  # of all sources: its tag opens the rows that were tagged in training, else answers
     prefix: str | None = None  # text that each answer begins with
     sample: bool = False
     temperature: float = 1.0
@@ -98,20 +96,9 @@ class Decoding:
             from_start=facts.is_seq2seq,
         )
 
-    def beginning(self, facts: Facts, length: int) -> torch.Tensor | None:
-        """The ids that each answer begins with, (1, P), or None; raises BadConfig."""
-        ids: list[int] = []
-        if self.language is not None:
-            tags = facts.vocabulary.languages
-            if self.language not in tags:
-                known = nearest(self.language, tags) if tags else "it has none"
-                raise BadConfig(f"the tokenizer has no tag for the language {self.language!r}; {known}")
-            ids.append(tags[self.language])
-        if self.prefix is not None:
-            ids += facts.tokenizer.encode(self.prefix).tolist()
-        if len(ids) >= length:
-            raise BadConfig(f"language and prefix are {len(ids)} tokens, an answer has room for {length}; shorten them")
-        return torch.tensor([ids]) if ids else None
+    def prefix_ids(self, facts: Facts) -> list[int]:
+        """The tokens of `prefix`."""
+        return [] if self.prefix is None else list(facts.tokenizer.encode(self.prefix).tolist())
 
 
 def from_flags(values: dict[str, object]) -> Decoding:

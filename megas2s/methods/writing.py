@@ -12,14 +12,14 @@ from torch import Tensor
 from megas2s.data.records import Record
 from megas2s.decoding.rules import Rules
 from megas2s.decoding.search import everywhere, greedy
-from megas2s.errors import BadRecord
+from megas2s.errors import BadConfig, BadRecord
 from megas2s.methods.base import Columns, Facts, pair_of, tokens_of, value
 from megas2s.metrics.scores import Scores, of_texts
 from megas2s.models.config import ModelConfig
 from megas2s.models.output import Reader, VocabularyLoss, Writer
 from megas2s.objectives.base import Batch, Example, Part, measure
 from megas2s.objectives.losses import label_counts
-from megas2s.spec import plain
+from megas2s.spec import nearest, plain
 
 FORCED = "forced_ids"  # of an example: what its answer begins with, (P,)
 BLANK: list[int] = []  # what a record of a test set has for a text that nobody knows
@@ -107,6 +107,16 @@ def target_of(record: Record, columns: Columns, facts: Facts) -> np.ndarray:
 def forced(facts: Facts) -> Example:
     """The field of an example whose answer begins with its language's tag: decoding puts that there."""
     return {} if facts.target_tag is None else {FORCED: np.array([facts.target_tag])}
+
+
+def with_tags(facts: Facts, tags: str, language: str) -> Facts:
+    """The facts for texts of a language, whose tag opens `source`, `target` or `both`; BadConfig where it has none."""
+    known = facts.vocabulary.languages
+    if language not in known:
+        hint = nearest(language, known) if known else "it has none"
+        raise BadConfig(f"the tokenizer has no tag for the language {language!r}; {hint}")
+    source, target = (known[language] if tags in (side, "both") else None for side in ("source", "target"))
+    return facts._replace(source_tag=source, target_tag=target)
 
 
 def described(method: object, length: int, target_length: int) -> dict[str, str]:

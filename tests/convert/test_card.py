@@ -106,7 +106,9 @@ def test_what_was_trained_elsewhere_is_not_claimed(facts):
 
 
 def test_an_encoder_that_writes_says_how_and_who_decodes_it(facts):
-    text = card(facts(metadata={"stage": "pseudo_masked", "objective": "pseudo_masked", "labels": "[]"}))
+    text = card(
+        facts(metadata={"stage": "pseudo_masked", "objective": "pseudo_masked", "labels": "[]", "method": "{}"})
+    )
     assert "fine-tuned with megas2s, by the method `pseudo_masked`." in text
     assert "It writes: fine-tuned by the method `pseudo_masked`" in text
     assert "megas2s decodes it so; transformers loads the encoder that it is" in text

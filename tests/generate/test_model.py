@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -156,3 +157,18 @@ def test_weights_that_nobody_taught_to_write_are_refused(random_weights, corpus_
         generate.load(taught("causal"), method="masked")
     with pytest.raises(BadConfig, match="method 'tag' writes nothing"):
         generate.load(pair, tokenizer=tokenizer, method="tag")
+
+
+@pytest.mark.parametrize("tags", ["source", "target", "both"])
+def test_rows_that_were_tagged_are_tagged_again(tags, taught):
+    """By the language that is said of them; without one nothing is written."""
+    model = dataclasses.replace(generate.load(taught("pseudo_masked")), tags=tags)
+    english = model.facts.vocabulary.languages["en"]
+    with pytest.raises(BadConfig, match=rf"rows were tagged with their language \({tags}\) in training; name it"):
+        model.write(TEXTS)
+    example = model.example({"text": "a tree"}, language="en")
+    assert (example["input_ids"][0] == english) == (tags != "target")
+    answer = model.write(["a tree"], generate.Decoding(language="en", beams=2))[0][0]
+    assert (answer.ids[0] == english) or tags == "source"
+    with pytest.raises(BadConfig, match="the tokenizer has no tag for the language 'xx'"):
+        model.write(TEXTS, generate.Decoding(language="xx"))
