@@ -13,12 +13,12 @@ def main() -> None:
         dry_run="load, check and plan everything, train nothing",
     ).parse_intermixed_args()
 
-    from megas2s import tuning
+    from megas2s import finetuning, tuning
 
-    recipe = tuning.load(arguments.recipe, arguments.overrides)
+    recipe = finetuning.load(arguments.recipe, arguments.overrides)
     if arguments.print_config:
         if place().rank == 0:
-            print(tuning.dump(recipe), end="")
+            print(finetuning.dump(recipe), end="")
         return
     if arguments.dry_run:
         plan = tuning.dry_run(recipe)

@@ -22,6 +22,7 @@ from megas2s.data.loader import Batch
 from megas2s.data.skipped import by_reason
 from megas2s.engine import join, make_engine, pipe_stages
 from megas2s.engine.base import Engine
+from megas2s.finetuning import Finetuning, dump
 from megas2s.methods.base import Task
 from megas2s.models.freezing import frozen_names
 from megas2s.models.parameters import parameter_shapes
@@ -31,10 +32,10 @@ from megas2s.session import Session, setup, train_session
 from megas2s.splits import ALONE, Split
 from megas2s.tasks import Samples, answer, batches_of, measured
 from megas2s.tokenizer import folder as tokenizer_folder
-from megas2s.train import agree, checkpoint, lock, record
+from megas2s.train import agree, best, checkpoint, lock, record
 from megas2s.train.flops import step_flops
 from megas2s.train.metrics import Scalars
-from megas2s.tuning import Finetuning, Prepared, announcement, bound, dump, initial, metadata, prepare
+from megas2s.tuning import Prepared, announcement, bound, initial, metadata, prepare
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,8 @@ def _progress(session: Session) -> int | None:
     if checkpoint.is_complete(session.folder):
         checkpoint.check_complete(session.folder, session.binding)
         return None
+    if session.best is not None and best.marked(session.folder) is not None:
+        checkpoint.check_weights(session.folder / best.FOLDER, session.binding)
     saved = checkpoint.newest(session.folder)
     if saved is None:
         return 0
@@ -137,13 +140,18 @@ def _measures(prepared: Prepared, shown: list[Batch], engine: Engine) -> Scalars
 
 
 def _largest(train: Split, task: Task, rows: int, micro_batch: int) -> list[Batch]:
-    """The micro-batches of a rank with the longest examples in them: no step needs more memory."""
-    lengths = [
-        (sum(len(row.get(name, ())) for name in ("input_ids", "decoder_input_ids", "target_ids")), place)
-        for place, row in enumerate(train.examples)
-    ]
-    longest = [place for _, place in sorted(lengths, reverse=True)[:micro_batch]]
-    places = (longest * micro_batch)[:micro_batch]
+    """The micro-batches of a rank with the largest examples in them, and with room for two also the longest target."""
+    written = 2 if task.method.name == "pseudo_masked" else 1  # blocks
+
+    def target(place: int) -> int:
+        return max(len(train.examples[place].get(name, ())) for name in ("decoder_input_ids", "target_ids"))
+
+    def columns(place: int) -> int:
+        return len(train.examples[place]["input_ids"]) + written * target(place)
+
+    largest = sorted(range(len(train)), key=columns, reverse=True)
+    first = [largest[0], max(range(len(train)), key=target), *largest[1:]][:micro_batch]
+    places = (first * micro_batch)[:micro_batch]
     noise = [generator(0, "largest", place) for place in places]
     batch = Samples(train, task, 0, range(len(train))).of_places(places, noise)
     return [batch] * (rows // (micro_batch * dist.data_place().world_size))

@@ -286,7 +286,10 @@ def tagged(facts: Facts, method: Method, data: Examples, language: str) -> Facts
         return facts
     if method.name not in WRITERS:
         raise BadConfig(f"data.tags are for methods that write ({', '.join(WRITERS)}), found {method.name}")
-    return with_tags(facts, data.tags, language)
+    try:
+        return with_tags(facts, data.tags, language)
+    except BadConfig as error:
+        raise BadConfig(f"data.tags: {error}") from None
 
 
 class _Row(NamedTuple):

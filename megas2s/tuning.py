@@ -1,4 +1,4 @@
-"""A recipe of fine-tuning, and all of it that can be read and checked before a model is built.
+"""All of a recipe of fine-tuning that can be read and checked before a model is built.
 
 A dry run and a launch both begin here, so a mistake is found on the login node in seconds, in the same words.
 """
@@ -9,31 +9,27 @@ import dataclasses
 import json
 import math
 from pathlib import Path
-from typing import Literal, NamedTuple
-
-import yaml
+from typing import NamedTuple
 
 from megas2s import dist
 from megas2s.convert import source
 from megas2s.convert.importing import HEAD, RANDOM
-from megas2s.engine import EngineSpec, Pipe, Zero, check_engine, data_ranks, pipe_stages
-from megas2s.engine.base import Precision
-from megas2s.engine.optim import AdamW
+from megas2s.engine import Pipe, check_engine, pipe_stages
 from megas2s.errors import BadConfig
-from megas2s.methods import WRITERS, AnyMethod
+from megas2s.finetuning import Finetuning
+from megas2s.methods import WRITERS
 from megas2s.methods.base import Facts, Method, Task
+from megas2s.methods.one_row import OneRow
 from megas2s.methods.writing import described
 from megas2s.models.config import ModelConfig
 from megas2s.models.freezing import count_by_part, frozen_names
 from megas2s.models.handoff import hand_off, start_from
-from megas2s.models.lowrank import LowRank
 from megas2s.models.parameters import ALL, SomeValues, parameter_shapes
 from megas2s.models.parts import Span
 from megas2s.models.reinitialising import reinitialised_names
 from megas2s.models.weights import WeightsReader
-from megas2s.recipe import read_overridden
-from megas2s.spec import parse, plain, spec
-from megas2s.splits import SPLITS, Examples, Split, SplitName, encode, read
+from megas2s.spec import plain
+from megas2s.splits import SPLITS, Split, SplitName, encode, read
 from megas2s.tasks import Order, check_lengths, order_of, said_of
 from megas2s.tokenizer.extending import extended
 from megas2s.tokenizer.folder import Stored
@@ -43,116 +39,11 @@ from megas2s.train.assemble import flat
 from megas2s.train.best import LOSS, Best, value_of
 from megas2s.train.flops import StepSize
 from megas2s.train.placement import spans_of
-from megas2s.train.schedule import Schedule
-from megas2s.train.stage import Checkpoints, Log, check_patience
 from megas2s.train.state import TrainState
 
 # Where a run is trained and how often it reports, and how long its ranks and loaders wait.
 FREE: tuple[str, ...] = ("run", "engine", "micro_batch", "activation_checkpointing", "log", "checkpoints", "trial_step")
 FREE += ("workers", "patience")
-
-
-@spec
-class Reports:
-    """What is reported, and how often, in optimizer steps; each report also comes after the last step.
-
-    Dev losses and scores are those of the first `heldout_rows` examples of each language, of all once training is done.
-    """
-
-    every: int = 10
-    evaluate_every: int = 100  # 0: neither while training nor at its end
-    heldout_rows: int = 1000
-    tensorboard: bool = True
-    profile: int = 0  # step at which DeepSpeed counts FLOPs and bytes sent; 0: none
-
-    def __post_init__(self) -> None:
-        for name in ("every", "evaluate_every", "heldout_rows", "profile"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
-
-    @property
-    def log(self) -> Log:
-        """The same for the loop: reconstructions of noised text there are none."""
-        return Log(**dataclasses.asdict(self), samples_every=0)
-
-
-@spec
-class Finetuning:
-    """A whole experiment: weights, a method, examples, and how long. Lengths count tokens, special ones included."""
-
-    run: str
-    seed: int = 17
-    init: str  # a run, a stage, a checkpoint or a folder of weights
-    part: Literal["all", "encoder"] = "all"  # what is taken of it
-    tokenizer: str | None = None  # folder; the one that lies beside the weights where absent
-    method: AnyMethod
-    data: Examples
-    length: int = 128
-    target_length: int | None = None  # of what is written, 64 where absent; methods that write alone
-    rows: int = 32  # examples of a step, over all ranks
-    micro_batch: int | None = None  # rows per rank and forward pass; all of a rank's where absent
-    epochs: float | None = None  # as many samples as so many passes over all examples have, however they are weighed
-    steps: int | None = None  # instead of epochs
-    dropout: float | None = None  # the weights' own where absent
-    new_tokens: tuple[str, ...] = ()  # words that the vocabulary gets beside its own
-    max_positions: int | None = None  # rows of the table of positions, where it is to have more than the weights'
-    freeze: tuple[str, ...] = ()
-    lora: LowRank | None = None  # adapters, beside which all else stands still
-    reinitialise: tuple[str, ...] = ()  # patterns of parameters that begin anew, to see what they are worth
-    frozen_dropout: bool = False
-    schedule: Schedule
-    optimizer: AdamW = AdamW()
-    precision: Precision = "bf16"
-    engine: EngineSpec = Zero()
-    activation_checkpointing: bool = False
-    workers: int = 0
-    patience: float = 1800.0  # seconds without an answer from the other ranks after which one gives up
-    trial_step: bool = True
-    log: Reports = Reports()
-    checkpoints: Checkpoints = Checkpoints()
-    best: Best | None = None  # by the dev set; the last weights where absent
-
-    def __post_init__(self) -> None:
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError("state either epochs or steps")
-        for name in ("length", "target_length", "rows", "micro_batch", "epochs", "steps"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name} must be above 0 and finite, got {value}")
-        if self.target_length is not None and self.method.name not in WRITERS:
-            raise ValueError(
-                f"target_length is of what is written, and method {self.method.name} writes nothing; leave it out"
-            )
-        if self.dropout is not None and not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
-        check_patience(self.patience)
-        if self.best is not None and (self.data.dev is None or not self.log.evaluate_every):
-            raise ValueError("best: there is nothing to choose by; give data.dev, and log.evaluate_every above 0")
-        if self.workers < 0:
-            raise ValueError(f"workers must not be negative, got {self.workers}")
-
-    def rows_of_a_pass(self, world_size: int) -> int:
-        """Rows per rank and forward pass; raises BadConfig where they do not divide."""
-        ranks = data_ranks(self.engine, world_size)
-        passes = self.micro_batch or max(1, self.rows // ranks)
-        if self.rows % (passes * ranks):
-            raise BadConfig(
-                f"{self.rows} rows do not divide into micro-batches of {passes} on {ranks} ranks; change rows or "
-                "micro_batch"
-            )
-        return passes
-
-
-def load(path: str | Path, overrides: list[str]) -> Finetuning:
-    """The recipe in a YAML file with dotted `key=value` overrides; raises BadConfig with one line per mistake."""
-    data = read_overridden(path, overrides, shipped_in="launch/finetuning")
-    recipe: Finetuning = parse(Finetuning, data, source=str(path))
-    return recipe
-
-
-def dump(recipe: Finetuning) -> str:
-    """The resolved recipe as YAML, loadable again."""
-    return yaml.safe_dump(plain(Finetuning, recipe), sort_keys=False, allow_unicode=True)
 
 
 class Prepared(NamedTuple):
@@ -192,7 +83,9 @@ def prepare(recipe: Finetuning) -> Prepared:
         config = recipe.method.shaped(_taken(recipe, reader.config, stored), reading.labels)
         config = config if recipe.lora is None else recipe.lora.shaped(config)
         frozen = (*recipe.freeze, *recipe.method.unused(config))
-        frozen = frozen if recipe.lora is None else (*frozen, *recipe.lora.frozen(config))
+        made_up = _makes_up_head(recipe, reader, config)
+        if recipe.lora is not None:
+            frozen = (*frozen, *recipe.lora.frozen(config, anew=("mlm.",) if made_up else ()))
         frozen_names(config, frozen)
         reinitialised_names(config, recipe.reinitialise)
     except ValueError as error:
@@ -206,6 +99,8 @@ def prepare(recipe: Finetuning) -> Prepared:
         labels=reading.labels,
         typed=config.segment_types > 1,
     )
+    if isinstance(recipe.method, OneRow):
+        recipe.method.check(facts.vocabulary)
     check_lengths(recipe.method, recipe.data, facts, config.max_positions if config.has_learned_positions else math.inf)
     splits = {split: encode(recipe.method, recipe.data, split, reading, facts) for split in reading.entries}
     steps = recipe.steps or max(1, math.ceil((recipe.epochs or 0) * len(splits["train"]) / recipe.rows))
@@ -244,9 +139,15 @@ def _mean_size(rows: int, split: Split, method: Method) -> StepSize:
     return StepSize(rows, mean("input_ids"), mean("decoder_input_ids"), mean("labels"), written=written)
 
 
+def _makes_up_head(recipe: Finetuning, reader: WeightsReader, config: ModelConfig) -> bool:
+    """Whether the head for masked language modelling is one that nobody has trained."""
+    begins = start_from(reader.config, config, part=recipe.part, grows=True)
+    return begins.get("mlm.bias", "") is None or reader.metadata.get(HEAD) == RANDOM
+
+
 def _check_best(best: Best, task: Task, dev: Split) -> None:
     """Refuse a score that the method does not give: what it says of answers that are right names all it has."""
-    right = task.method.references(dev.records[:2], dev.examples[:2], dev.columns, task.facts)
+    right = task.method.references(dev.records, dev.examples, dev.columns, task.facts)
     names = {f"measure/{name}": value for name, value in task.method.scores(right, right).items()}
     value_of(best, {LOSS: 0.0, **names})
 
@@ -285,6 +186,8 @@ def bound(prepared: Prepared) -> dict[str, str]:
     kept = plain(Finetuning, prepared.recipe)
     for name in FREE:
         del kept[name]
+    if prepared.recipe.best is not None:  # which weights those are depends on when it is looked, and at what
+        kept["log"] = {name: getattr(prepared.recipe.log, name) for name in ("evaluate_every", "heldout_rows")}
     kept["data"] = {**prepared.digests, **{key: value for key, value in kept["data"].items() if key not in SPLITS}}
     kept["init"] = checkpoint.digest(prepared.reader.folder)
     return flat({**kept, "tokenizer": prepared.stored.fingerprint, "model": dataclasses.asdict(prepared.config)})
@@ -299,11 +202,10 @@ def _knows_labels(prepared: Prepared) -> bool:
 def metadata(prepared: Prepared) -> dict[str, str]:
     """What is written beside weights: where they come from, which tokenizer they need, what their scores mean."""
     recipe = prepared.recipe
-    begins = start_from(prepared.reader.config, prepared.config, part=recipe.part, grows=True)
-    made_up = begins.get("mlm.bias", "") is None or prepared.reader.metadata.get(HEAD) == RANDOM
+    made_up = _makes_up_head(recipe, prepared.reader, prepared.config)
     made_up &= "mlm.dense.weight" in frozen_names(prepared.config, prepared.frozen)  # else it was trained here
     facts = prepared.task.facts
-    writes = described(recipe.method, facts.length, facts.target_length) if recipe.method.name in WRITERS else {}
+    writes = described(recipe.method, recipe.data.columns, facts) if recipe.method.name in WRITERS else {}
     return {
         **({HEAD: RANDOM} if made_up else {}),
         **writes,

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from megas2s.finetune import finetune
+from megas2s.finetuning import Finetuning
 from megas2s.models.config import ModelConfig
 from megas2s.models.weights import open_weights
 from megas2s.pretrain import pretrain
 from megas2s.recipe import Recipe
 from megas2s.spec import parse
-from megas2s.tuning import Finetuning
 
 MEASURED = {"tokens_per_second", "tflops", "mfu", "memory_gib", "data_wait", "eta_seconds"}  # time and memory
 

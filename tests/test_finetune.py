@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +14,9 @@ import pytest
 import torch
 import yaml
 
-from megas2s import files, tuning
+from megas2s import files, finetuning, tuning
 from megas2s.errors import BadCheckpoint, BadConfig, BadData
+from megas2s.models.parameters import parameter_shapes
 from megas2s.models.weights import open_weights
 from megas2s.spec import parse
 from megas2s.tokenizer.load import Tokenizer
@@ -146,6 +148,27 @@ def test_the_best_weights_are_kept_and_training_ends_when_they_stay_the_best(rec
     assert disturbed.bits("classify") == straight.bits("classify")
 
 
+def test_best_weights_of_another_recipe_are_refused(recipe, tune_here, tmp_path):
+    """They lie in the folder of a run that was killed before its first checkpoint."""
+    data = recipe("classify", steps=10, best={"by": "accuracy"}, log={"evaluate_every": 5, "tensorboard": False})
+    folder = tune_here(data).folder / "classify"
+    shutil.copytree(folder / "weights", folder / "best", dirs_exist_ok=True)
+    for left in ("weights", "checkpoints"):
+        shutil.rmtree(folder / left, ignore_errors=True)
+    with pytest.raises(BadCheckpoint, match=r"best belongs to another recipe: schedule\.lr was 0.005 and is now 0.001"):
+        tune_here({**data, "schedule": {"lr": 1e-3, "warmup_steps": 5}})
+
+
+def test_adapters_beside_a_head_that_is_made_up_leave_it_free(recipe, tune_here):
+    """An encoder out of an encoder-decoder has no head of its own; one that stood still would write noise."""
+    data = recipe("seq2seq", steps=2, lora={"rank": 2}, part="encoder", length=20, method={"name": "masked"})
+    after = open_weights(tune_here(data).folder / "masked" / "weights")
+    assert "mlm_head" not in after.metadata
+    before = parameter_shapes(after.config)
+    assert {"mlm.dense.weight", "mlm.bias"} <= before.keys()
+    assert not torch.equal(after.tensor("mlm.bias"), torch.zeros_like(after.tensor("mlm.bias")))
+
+
 def test_the_best_is_by_a_score_that_there_is(recipe, tune_here):
     with pytest.raises(BadConfig, match=r"best\.by: no score is called 'chrf'; did you mean 'macro_f1'"):
         tune_here(recipe("classify", best={"by": "chrf"}))
@@ -251,7 +274,7 @@ def test_weighed_languages_go_on_to_the_bit(kind: str, spoken, tune_here, distur
 
 def test_a_run_says_how_languages_are_weighed_and_epochs_count_all_examples(spoken):
     data = spoken("classify", epochs=4, steps=None)
-    said = tuning.dry_run(parse(tuning.Finetuning, data, source="recipe"))
+    said = tuning.dry_run(parse(finetuning.Finetuning, data, source="recipe"))
     assert "classify, 10 steps of 16 rows" in said
     assert "en: 32 examples, 66.7% of the samples, each read 3.33 times" in said
     assert "sw: 8 examples, 33.3% of the samples, each read 6.67 times" in said
@@ -333,7 +356,7 @@ def test_frozen_layers_stand_and_renewed_ones_begin_anew(recipe, tune_here):
 )
 def test_what_cannot_be_is_refused_before_a_model_is_built(changes, error, said, recipe):
     with pytest.raises(error, match=said):
-        tuning.dry_run(parse(tuning.Finetuning, recipe("classify") | changes, source="recipe"))
+        tuning.dry_run(parse(finetuning.Finetuning, recipe("classify") | changes, source="recipe"))
 
 
 @pytest.mark.parametrize("split", ["train", "dev", "test"])
@@ -343,7 +366,7 @@ def test_an_example_that_is_none_is_named_by_file_and_line(split: str, recipe, t
     bad.write_text('{"text": "a", "label": 1}\n\n{"text": "b", "label": 0.5}\n')
     data["data"][split] = str(bad)
     with pytest.raises(BadData, match=r"bad.jsonl, line 3: 'label' of a record is 0.5; a class is a text or a whole"):
-        tuning.dry_run(parse(tuning.Finetuning, data, source="recipe"))
+        tuning.dry_run(parse(finetuning.Finetuning, data, source="recipe"))
 
 
 def test_a_label_that_is_new_counts_as_an_error_and_a_test_set_may_have_none(recipe, tune_here, tmp_path, capfd):
@@ -382,15 +405,15 @@ def test_a_head_that_nobody_trained_is_not_exported_as_one(recipe, tune_here):
 
 
 def test_rows_that_do_not_divide_are_refused(recipe):
-    data = parse(tuning.Finetuning, recipe("classify", micro_batch=3), source="recipe")
+    data = parse(finetuning.Finetuning, recipe("classify", micro_batch=3), source="recipe")
     with pytest.raises(BadConfig, match="16 rows do not divide into micro-batches of 3 on 1 ranks"):
         data.rows_of_a_pass(1)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_a_shipped_recipe_is_read_and_written_back(path: Path):
-    found = tuning.load(path, [])
-    assert parse(tuning.Finetuning, yaml.safe_load(tuning.dump(found)), source="dumped") == found
+    found = finetuning.load(path, [])
+    assert parse(finetuning.Finetuning, yaml.safe_load(finetuning.dump(found)), source="dumped") == found
 
 
 def test_the_script_says_what_it_would_do(recipe, script, tmp_path):
@@ -421,7 +444,7 @@ def test_the_script_says_what_it_would_do(recipe, script, tmp_path):
     ],
 )
 def test_two_ranks_learn_and_answer_what_one_does(kind: str, config: str, recipe, tune_here, ranks, finished, tmp_path):
-    data = recipe(kind, steps=10, optimizer={"layer_decay": 0.8})
+    data = recipe(kind, steps=10, optimizer={"layer_decay": 0.8}, best={"by": "loss"})
     alone = tune_here(data)
     knobs = files.read_json(ROOT / "ds_configs" / f"{config}.json")
     knobs["zero_optimization"]["stage3_param_persistence_threshold"] = 0  # so that ZeRO-3 scatters small tensors too

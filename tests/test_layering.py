@@ -17,6 +17,7 @@ LAYERS = [
     {"engine", "splits"},
     {"train"},
     {"recipe", "tasks", "generate"},
+    {"finetuning"},
     {"prepare", "tuning", "probe"},
     {"session", "doctor"},
     {"pretrain", "finetune", "evaluate"},

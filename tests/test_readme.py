@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from megas2s import tuning
+from megas2s import finetuning
 from megas2s.recipe import load_recipe
 from megas2s.spec import parse, read_yaml
 from megas2s.splits import SPLITS, Examples
@@ -80,7 +80,7 @@ def test_a_command_names_a_script_and_flags_that_exist(command: list[str], scrip
     recipes = [word for word in arguments if word.endswith(".yaml")]
     overrides = [word for word in arguments if re.fullmatch(r"[\w.]+=.+", word)]
     if recipes and path == "launch/finetune.py":
-        assert tuning.load(ROOT / recipes[0], overrides).method
+        assert finetuning.load(ROOT / recipes[0], overrides).method
     elif recipes:
         assert load_recipe(ROOT / recipes[0], overrides).stages
 

@@ -129,7 +129,7 @@ def reinitialise(given: argparse.Namespace, subject: Subject) -> None:
 def effects(given: argparse.Namespace, subject: Subject) -> None:
     """Fine-tune every variant, each in a process of its own, and compare what they score."""
     require_matplotlib()
-    from megas2s import files, tuning
+    from megas2s import files, finetuning
     from megas2s.analysis import effects
     from megas2s.errors import BadConfig
     from megas2s.models.weights import MODEL
@@ -145,7 +145,7 @@ def effects(given: argparse.Namespace, subject: Subject) -> None:
     stacks = given.stacks or [*STACKS[: 1 + subject.config.is_seq2seq]]
     chosen = effects.variants(subject.config, stacks=stacks, each_layer=given.each_layer)
     nothing = f"{given.effects} has neither a data.test nor a data.dev with labels, so there is nothing to compare"
-    if not any(map(tuning.load(given.effects, given.set).data.named, ("test", "dev"))):
+    if not any(map(finetuning.load(given.effects, given.set).data.named, ("test", "dev"))):
         raise BadConfig(nothing)
     scores = {}
     for name, variant in chosen.items():

@@ -17,7 +17,7 @@ from torch import Tensor
 from megas2s import files
 from megas2s.convert import family_of, hf, tensors
 from megas2s.convert.heads import write_heads
-from megas2s.convert.importing import BESIDE, has_head
+from megas2s.convert.importing import BESIDE, WRITES, has_head
 from megas2s.convert.names import Part, Shape, decoder_start
 from megas2s.errors import BadConfig
 from megas2s.models.config import ModelConfig
@@ -75,6 +75,12 @@ def export(
     """
     vocabulary = Tokenizer(tokenizer, out).vocabulary
     exported = shape_of(reader, tokenizer, part)
+    if WRITES in reader.metadata and exported.family.part == "encoder" and part is None and not exported.head:
+        raise BadConfig(
+            "these weights write with their head for masked language modelling, and an encoder of "
+            f"{exported.family.model_type} has none in transformers; decode them as they are, or export the encoder "
+            "alone with --part encoder"
+        )
     settings = _settings(exported, vocabulary, dtype)
     hf.compare_names(exported, settings)
     if check:

@@ -32,6 +32,8 @@ from megas2s.rng import torch_seed
 
 BESIDE = "megas2s.json"  # written by our export: what config.json has no key for
 HEAD, RANDOM = "mlm_head", "random"  # in the metadata of weights whose head no one has trained
+GENERATION = "generation_config.json"
+FORCED = ("forced_bos_token_id", "forced_eos_token_id")  # what transformers' `generate` writes whatever the model says
 WRITES = "method"  # in the metadata of weights that were taught to write, and how
 
 
@@ -53,6 +55,14 @@ class Incoming(NamedTuple):
 def has_head(metadata: Mapping[str, str]) -> bool:
     """Whether the head of an encoder is one: not where it was made up and has had nothing to do since."""
     return metadata.get(HEAD) != RANDOM
+
+
+def _forced(folder: Path, settings: Settings) -> dict[str, str]:
+    """What answers begin and end with in transformers, by generation_config.json or config.json."""
+    path = folder / GENERATION
+    said = files.read_json(path) if path.is_file() else {}
+    found = {name: said.get(name, settings.get(name)) for name in FORCED}
+    return {name: str(token) for name, token in found.items() if isinstance(token, int)}
 
 
 def incoming(folder: Path, settings: Settings, *, allow_pickle: bool = False) -> Incoming:
@@ -82,6 +92,7 @@ def incoming(folder: Path, settings: Settings, *, allow_pickle: bool = False) ->
             sources[name] = _reader(hub, entry)
     metadata = beside.get("metadata")
     kept = {str(key): str(value) for key, value in metadata.items()} if isinstance(metadata, dict) else {}
+    kept |= _forced(folder, settings)
     if family.part == "encoder" and not head:
         sources |= _fresh_head(config)
         kept[HEAD] = RANDOM

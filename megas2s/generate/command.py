@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 
 from megas2s import dist
 from megas2s.engine import join, leave
 from megas2s.engine.base import DTYPES
 from megas2s.generate import load
-from megas2s.generate.program import Job, decode, read, rescore
+from megas2s.generate.program import Job, check, decode, read, rescore
 from megas2s.generate.settings import from_flags
-from megas2s.methods.base import Columns
 
 EARLY = {"true": True, "false": False, "never": "never"}
 
 
 def run(given: argparse.Namespace) -> None:
     """Decode, score anew, or with `dry_run` check everything that those would; collective."""
-    how = from_flags(vars(given) | {"early_stopping": EARLY[given.early_stopping], "max_length": given.max_length})
+    flags = vars(given) | {"early_stopping": EARLY[given.early_stopping]}
+    if given.rescore:  # of a search that has been; only what a trace can be asked counts
+        flags |= {"beams": max(2, given.n_best), "scoring": "gnmt"}
+    how = from_flags(flags)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("megas2s").setLevel(logging.INFO if dist.is_main() else logging.WARNING)
     join()
@@ -29,16 +32,19 @@ def run(given: argparse.Namespace) -> None:
         length=given.length,
         target_length=given.max_length,
         dtype=DTYPES[given.precision],
+        weights=not given.rescore and not given.dry_run,
     )
-    text = given.text or ("text" if given.input.suffix == ".txt" else "src")
-    columns = Columns(text=text, label=given.label, language=given.language_column)
+    spoken = model.columns.language if model.tags and given.language is None else None
+    named = {"text": given.text, "label": given.label, "pair": given.pair}
+    columns = dataclasses.replace(model.columns, **{key: name for key, name in named.items() if name is not None})
+    columns = dataclasses.replace(columns, language=given.language_column or spoken)
     job = Job(given.input, given.output, columns, given.skip_bad_lines, given.traces, given.language)
-    if given.dry_run:
-        found = read(model, job)
-        if dist.is_main():
-            print(f"{len(found.examples):,} sources, method {model.method.name}, {how}")
-    elif given.rescore:
-        rescore(model, given.input, given.output, how)
-    else:
+    check(model, job, how)
+    if given.rescore and dist.is_main() and not given.dry_run:
+        rescore(model, job, penalty=how.length_penalty or 0.0, least=how.min_length, best=how.n_best)
+    elif given.dry_run and dist.is_main():
+        said = "traces" if given.rescore else f"{len(read(model, job).examples):,} sources"
+        print(f"{said} of {given.input}, method {model.method.name}, {how}")
+    elif not given.rescore and not given.dry_run:
         decode(model, job, how)
     leave()

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from megas2s import dist
-from megas2s.convert import hf, source
-from megas2s.convert.importing import incoming
+from megas2s.convert import hf, importing, source
+from megas2s.convert.importing import has_head, incoming
 from megas2s.data.heldout import HeldOutRow, padded_batch
 from megas2s.data.loader import Columns as Width
 from megas2s.data.records import Record
@@ -30,7 +30,7 @@ from megas2s.methods.base import Columns, Facts
 from megas2s.methods.writing import BLANK, FORCED, Writing, with_tags
 from megas2s.models.config import ModelConfig
 from megas2s.models.init import fill
-from megas2s.models.parameters import ALL
+from megas2s.models.parameters import ALL, Values
 from megas2s.models.transformer import Network, construct
 from megas2s.objectives.base import Batch, Example
 from megas2s.spec import parse
@@ -38,6 +38,7 @@ from megas2s.tokenizer.folder import Stored
 from megas2s.tokenizer.load import Tokenizer
 
 TEXT = Columns(text="text", label="answer")
+Given = str | list[str] | list[int]
 
 
 class Answer(NamedTuple):
@@ -62,20 +63,34 @@ class Model:
     network: Network
     method: Writing
     facts: Facts
+    columns: Columns = TEXT  # that it was taught by
     tags: str | None = None  # which rows open with the tag of their language: source, target or both
+    forced: tuple[int | None, bool] = (None, False)  # what answers begin with, and whether a full one still ends
 
-    def write(self, texts: Sequence[str | list[str] | list[int]], how: Decoding = Decoding()) -> list[list[Answer]]:  # noqa: B008
-        """The answers to each text (or its pieces, or its ids), best first, in the order of the texts."""
-        examples = [self.example({TEXT.text: text}, language=how.language) for text in texts]
+    def write(self, texts: Sequence[Given | tuple[Given, Given]], how: Decoding = Decoding()) -> list[list[Answer]]:  # noqa: B008
+        """The answers to each text (or its pieces, or its ids), best first, in the order of the texts.
+
+        A model that was taught by pairs of texts is given pairs.
+        """
+        columns = dataclasses.replace(self.columns, text="text", pair="pair" if self.columns.pair else None)
+        records: list[Record] = []
+        for text in texts:
+            if isinstance(text, tuple) != (columns.pair is not None):
+                taught = "pairs of texts" if columns.pair else "single texts"
+                raise BadConfig(f"this model was taught by {taught}, found {str(text)[:40]!r}")
+            records.append({"text": text[0], "pair": text[1]} if isinstance(text, tuple) else {"text": text})
+        examples = [self.example(record, columns, language=how.language) for record in records]
         found = dict(self.answer(examples, range(len(examples)), how))
         return [found[place].answers for place in range(len(examples))]
 
-    def example(self, record: Record, columns: Columns = TEXT, *, language: str | None = None) -> Example:
-        """What the model reads of a record, and what its answer begins with.
+    def example(
+        self, record: Record, columns: Columns = TEXT, *, language: str | None = None, length: int | None = None
+    ) -> Example:
+        """What the model reads of a record, cut to `length` or what it was taught by, and what its answer begins with.
 
         `language` is that of the record where rows are tagged; an answer may begin with a tag in any case.
         """
-        facts, given = self.facts, {**record, columns.label: BLANK}
+        facts, given = self.facts._replace(length=length or self.facts.length), {**record, columns.label: BLANK}
         if self.tags is None:
             forced = {} if language is None else {FORCED: np.array([with_tags(facts, "target", language).target_tag])}
             return {**self.method.example(given, columns, facts), **forced}
@@ -90,20 +105,27 @@ class Model:
 
         A place says which draws are an example's, so they are the same however the places are shared out.
         """
-        config = self.network.config
-        positions = config.max_positions if config.has_learned_positions else math.inf
-        rules = how.rules(self.method, self.facts, positions)
-        if traces and not isinstance(how.search(is_seq2seq=config.is_seq2seq), Gnmt):
-            raise BadConfig("a trace is of a beam search with gnmt scoring; say beams above 1 and scoring: gnmt")
+        begin, rules = self.forced[0], self.check(how, traces=traces)
         order = sorted(places, key=lambda place: (-len(examples[place]["input_ids"]), place))
         for first in range(0, len(order), how.rows):
             here = order[first : first + how.rows]
             batch = self._batch([examples[place] for place in here])
-            begins = [[*examples[place].get(FORCED, ()), *how.prefix_ids(self.facts)] for place in here]
+            opening = [] if begin is None or how.language is not None else [begin]
+            begins = [[*opening, *examples[place].get(FORCED, ()), *how.prefix_ids(self.facts)] for place in here]
             own = rules._replace(prefix=_table(begins, rules.length))
             written, kept = self._written(batch, here, own, how, whole=traces)
             for row, place in enumerate(here):
                 yield place, Found(self._answers(written, row), kept[row] if traces else None)
+
+    def check(self, how: Decoding, *, traces: bool = False) -> Rules:
+        """The rules that settings come to for this model; raises BadConfig where they ask what it cannot do."""
+        config = self.network.config
+        if traces and not isinstance(how.search(is_seq2seq=config.is_seq2seq), Gnmt):
+            raise BadConfig("a trace is of a beam search with gnmt scoring; say beams above 1 and scoring: gnmt")
+        positions = config.max_positions if config.has_learned_positions else math.inf
+        rules = how.rules(self.method, self.facts, positions)._replace(ends=self.forced[1])
+        _table([how.prefix_ids(self.facts)], rules.length)
+        return rules
 
     def _batch(self, examples: Sequence[Example]) -> Batch:
         rows = [HeldOutRow({"input_ids": example["input_ids"]}, 0) for example in examples]
@@ -148,7 +170,7 @@ class _Weights(NamedTuple):
     config: ModelConfig
     metadata: Mapping[str, str]
     tokenizer: Stored
-    network: Network
+    values: Values
 
 
 def load(
@@ -160,15 +182,19 @@ def load(
     target_length: int | None = None,
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
+    weights: bool = True,
 ) -> Model:
     """Weights of a run, a stage, a checkpoint, a folder of weights or a Hugging Face folder, ready to write.
 
     How they were taught to is read from beside them. Of an encoder-decoder that says nothing (one that was trained
-    elsewhere) it is said here: method="seq2seq", with lengths. Raises BadConfig where nobody taught them.
+    elsewhere) it is said here: method="seq2seq", with lengths. Raises BadConfig where nobody taught them. Without
+    `weights` the model knows all but its weights, and can write nothing.
     """
     folder = Path(path)
     found = _hugging_face(folder, tokenizer) if (folder / source.SETTINGS).is_file() else _own(folder, tokenizer)
     taught = _taught(folder, found.metadata, found.config, method)
+    if not found.config.is_seq2seq and not has_head(found.metadata):
+        raise BadConfig(f"{folder} has no trained head for masked language modelling, with which an encoder writes")
     lengths = {
         name: given or int(found.metadata.get(name, usual))
         for name, given, usual in (("length", length, 512), ("target_length", target_length, 128))
@@ -184,30 +210,39 @@ def load(
         labels=(),
         typed=found.config.segment_types > 1,
     )
-    network = found.network.to(device=device or dist.device(), dtype=dtype)
-    return Model(network.eval().requires_grad_(False), taught, facts, found.metadata.get("tags"))
+    with torch.device("cpu" if weights else "meta"):
+        network = construct(found.config)
+    if weights:
+        fill(network, found.values)
+        network = network.to(device=device or dist.device(), dtype=dtype)
+    said = found.metadata.get("columns")
+    first, last = (found.metadata.get(name) for name in importing.FORCED)
+    return Model(
+        network.eval().requires_grad_(False),
+        taught,
+        facts,
+        columns=parse(Columns, json.loads(said), source=f"{folder}: columns") if said else TEXT,
+        tags=found.metadata.get("tags"),
+        forced=(None if first is None or said else int(first), last is not None and not said),
+    )
 
 
 def _own(folder: Path, tokenizer: str | Path | None) -> _Weights:
     found = source.find(folder)
     reader = found.open()
-    network = construct(reader.config)
-    fill(network, reader.tensor)
     stored = source.find_tokenizer(found, reader, Path(tokenizer) if tokenizer else None)
-    return _Weights(reader.config, reader.metadata, stored, network)
+    return _Weights(reader.config, reader.metadata, stored, reader.tensor)
 
 
 def _hugging_face(folder: Path, tokenizer: str | Path | None) -> _Weights:
     found = incoming(folder, hf.read_settings(folder))
-    network = construct(found.config)
 
     def value(name: str, rows: slice = ALL) -> Tensor:
         return found.sources[name]()[rows]
 
-    fill(network, value)
     where = Path(tokenizer) if tokenizer else folder
     stored, _ = source.fitting(source.read_tokenizer(where), where, found.config)
-    return _Weights(found.config, found.metadata, stored, network)
+    return _Weights(found.config, found.metadata, stored, value)
 
 
 def _taught(folder: Path, metadata: Mapping[str, str], config: ModelConfig, named: str | None) -> Writing:

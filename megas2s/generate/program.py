@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from megas2s import dist, files
-from megas2s.data.records import Record, read_records
+from megas2s.data.records import Record, Row, read_file, read_pairs, read_records, unit
 from megas2s.decoding.traces import Trace, candidates
-from megas2s.errors import BadConfig, BadData
+from megas2s.errors import BadConfig, BadData, BadRecord
 from megas2s.generate.model import Found, Model
 from megas2s.generate.settings import Decoding
 from megas2s.methods.base import Columns, tokens_of, value
@@ -28,6 +28,8 @@ from megas2s.objectives.base import Example
 log = logging.getLogger(__name__)
 
 Line = dict[str, Any]
+
+UNBOUND = 1 << 40  # tokens
 
 
 class Job(NamedTuple):
@@ -54,22 +56,32 @@ def read(model: Model, job: Job) -> Read:
     """All sources of a file; raises BadData at the first line that is none, or counts those."""
     records, examples, bad = [], [], []
     cut = 0
-    for number, record in _records(job.input):
+    for number, record in _rows(job):
         try:
-            example = model.example(record, job.columns, language=_language(record, job))
-            tokens = len(tokens_of(record, job.columns.text, model.facts.tokenizer))
+            if isinstance(record, BadRecord):
+                raise record
+            language = _language(record, job)
+            example = model.example(record, job.columns, language=language, length=UNBOUND)
+            if len(example["input_ids"]) > model.facts.length:
+                example = model.example(record, job.columns, language=language)
+                cut += 1
         except BadData as error:
-            sentence = f"{job.input}, line {number}: {error}"
+            sentence = f"{job.input}, {unit(job.input)} {number}: {error}"
             if not job.skip_bad_lines:
                 raise BadData(sentence) from None
             bad.append(sentence)
             continue
         records.append(record)
         examples.append(example)
-        cut += tokens > model.facts.length - model.facts.vocabulary.ends
     if not examples:
         raise BadData(f"{job.input} holds nothing to decode; give a file with some sources")
     return Read(records, examples, cut, bad)
+
+
+def _rows(job: Job) -> list[Row]:
+    if job.input.name.removesuffix(".gz").endswith(".txt"):
+        return read_pairs(job.input, None, names=(job.columns.text, "")).rows
+    return read_file(job.input).rows
 
 
 def _language(record: Record, job: Job) -> str | None:
@@ -77,22 +89,17 @@ def _language(record: Record, job: Job) -> str | None:
     return job.language if job.columns.language is None else str(value(record, job.columns.language))
 
 
-def _records(path: Path) -> Iterator[tuple[int, Record]]:
-    if path.suffix != ".txt":
-        yield from read_records(path)
-        return
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadData(f"{path} cannot be read ({error}); give a text file in UTF-8, a source a line") from None
-    for number, line in enumerate(lines[: len(lines) - (not lines[-1])], 1):
-        yield number, {"text": line}
+def check(model: Model, job: Job, how: Decoding) -> None:
+    """Refuse what can be refused before anything is decoded."""
+    for path, endings in ((job.output, (".jsonl", ".txt")), (job.traces, (".jsonl",))):
+        if path is not None and path.suffix not in endings:
+            raise BadConfig(f"{path} must end in {' or '.join(endings)}; name it by what it shall hold")
+    model.check(how, traces=job.traces is not None)
 
 
 def decode(model: Model, job: Job, how: Decoding) -> None:
     """Answer every source of `job.input` into `job.output`; collective."""
-    if job.output.suffix not in (".jsonl", ".txt"):
-        raise BadConfig(f"{job.output} is neither .jsonl nor .txt; name it by what it shall hold")
+    check(model, job, how)
     found = read(model, job)
     if dist.is_main():
         for note in _notes(model, job, found):
@@ -101,7 +108,7 @@ def decode(model: Model, job: Job, how: Decoding) -> None:
     mine = range(place.rank, len(found.examples), place.world_size)
     lines: dict[int, Line] = {}
     for number, answered in model.answer(found.examples, mine, how, traces=job.traces is not None):
-        lines[number] = _line(found.records[number], answered, job.columns)
+        lines[number] = _line(model, found.records[number], answered, job.columns)
         if len(lines) % 100 == 0 and dist.is_main():
             log.info("%d of %d answered on this rank", len(lines), len(mine))
     _publish(job, lines, len(found.examples))
@@ -116,13 +123,14 @@ def _notes(model: Model, job: Job, found: Read) -> list[str]:
     return notes
 
 
-def _line(record: Record, found: Found, columns: Columns) -> Line:
-    best = found.answers[0]
+def _line(model: Model, record: Record, found: Found, columns: Columns) -> Line:
+    best, tokenizer = found.answers[0], model.facts.tokenizer
     line: Line = {"answer": best.text, "score": round(best.score, 6)}
-    if isinstance(source := record.get(columns.text), str):
-        line["source"] = source
-    if isinstance(reference := record.get(columns.label), str):
-        line["reference"] = reference
+    for name, key in (("source", columns.text), ("reference", columns.label)):
+        if isinstance(text := record.get(key), str):
+            line[name] = text
+        elif text is not None:  # pieces or ids
+            line[name] = tokenizer.decode(tokens_of(record, key, tokenizer))
     if columns.language is not None:
         line["language"] = record[columns.language]
     if len(found.answers) > 1:
@@ -160,22 +168,21 @@ def write_lines(path: Path, lines: Sequence[Line]) -> None:
     files.write_text(path, text)
 
 
-def rescore(model: Model, traces: Path, output: Path, how: Decoding) -> None:
+def rescore(model: Model, job: Job, *, penalty: float, least: int, best: int) -> None:
     """Answers from traces under another penalty and least length; no model is asked."""
     lines = []
-    for number, record in read_records(traces):
+    for number, record in read_records(job.input):
         try:
             parts = [np.array(record["trace"][name]) for name in Trace._fields]
         except (KeyError, TypeError, ValueError):
-            raise BadData(f"{traces}, line {number}: no trace; give what decode.py wrote with --traces") from None
-        penalty = how.length_penalty or 0.0
-        eos, least = model.facts.vocabulary.eos, how.min_length
-        found = candidates(Trace(*parts), eos=eos, penalty=penalty, best=how.n_best, min_length=least)
+            raise BadData(f"{job.input}, line {number}: no trace; give what decode.py wrote with --traces") from None
+        eos = model.facts.vocabulary.eos
+        found = candidates(Trace(*parts), eos=eos, penalty=penalty, best=best, min_length=least)
         answers = [model.said(each.ids, each.score) for each in found]
         kept = {key: value for key, value in record.items() if key in ("source", "reference", "language")}
         line = {"answer": answers[0].text, "score": round(answers[0].score, 6), **kept}
         if len(answers) > 1:
             line["answers"] = [{"answer": each.text, "score": round(each.score, 6)} for each in answers]
         lines.append(line)
-    write_lines(output, lines)
-    log.info("%d answers in %s", len(lines), output)
+    write_lines(job.output, lines)
+    log.info("%d answers in %s", len(lines), job.output)

@@ -19,14 +19,16 @@ import numpy as np
 
 from megas2s.data.records import Record
 from megas2s.decoding.rules import Rules
-from megas2s.errors import BadRecord
+from megas2s.errors import BadConfig, BadRecord
 from megas2s.labels import IGNORED
 from megas2s.methods.base import Columns, Facts, row_of
 from megas2s.methods.writing import Writing, check_smoothing, forced, target_of
 from megas2s.models.config import ModelConfig
 from megas2s.models.output import ModelOutput
 from megas2s.objectives.base import Batch, Example, Part
+from megas2s.objectives.noise import special_table
 from megas2s.spec import spec
+from megas2s.tokenizer.vocab import Vocabulary
 
 
 @spec
@@ -56,6 +58,14 @@ class OneRow(Writing):
             )
         return config.without_heads()
 
+    def check(self, vocabulary: Vocabulary) -> None:
+        """Refuse a tokenizer without the token that stands for what is to be guessed."""
+        if vocabulary.mask is None:
+            raise BadConfig(
+                f"method {self.name} needs a mask token, and the tokenizer has none; teach the encoder-decoder with "
+                "method: {name: seq2seq}, or take an encoder that was pretrained with masks"
+            )
+
     def example(self, record: Record, columns: Columns, facts: Facts) -> Example:
         """Source, target and labels, each cut to its length, nothing drawn yet."""
         labels = target_of(record, columns, facts)
@@ -76,9 +86,7 @@ class OneRow(Writing):
         if not source or not self.source_mask_prob:
             return found
         row = example["input_ids"]
-        text = np.ones(len(row), dtype=bool)
-        text[: _free(row, facts.vocabulary.ends - 1, facts)] = False
-        text[-1] = self.name == "causal"
+        text = ~special_table(facts.vocabulary)[row]
         chosen = text & (rng.random(len(row)) < self.source_mask_prob)
         return {**found, "input_ids": np.where(chosen, self.draw(row, rng, facts), row)}
 
@@ -89,7 +97,7 @@ class OneRow(Writing):
     def draw(self, tokens: np.ndarray, rng: np.random.Generator, facts: Facts) -> np.ndarray:
         """For each token itself, any token of text, or the mask: (N,)."""
         vocabulary = facts.vocabulary
-        assert vocabulary.mask is not None, "`shaped` asks for a mask"
+        assert vocabulary.mask is not None, "`check` asks for a mask"
         fate = rng.random(len(tokens))
         anything = rng.choice(vocabulary.ordinary, len(tokens)).astype(tokens.dtype)
         drawn = np.where(fate < self.keep_prob + self.random_prob, anything, vocabulary.mask)
@@ -116,6 +124,10 @@ class Causal(OneRow):
                 f"{columns.text!r} is empty",
             )
         return row
+
+    def rules(self, facts: Facts) -> Rules:
+        """[SEP] is read first, whatever a decoder would read."""
+        return super().rules(facts)._replace(start=facts.vocabulary.eos)
 
     def example(self, record: Record, columns: Columns, facts: Facts) -> Example:
         """The target one later, after [SEP]."""

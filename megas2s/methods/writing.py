@@ -119,10 +119,14 @@ def with_tags(facts: Facts, tags: str, language: str) -> Facts:
     return facts._replace(source_tag=source, target_tag=target)
 
 
-def described(method: object, length: int, target_length: int) -> dict[str, str]:
-    """What is written beside weights, so that they can be decoded: the method and the longest rows."""
-    settings = json.dumps(plain(type(method), method))
-    return {"method": settings, "length": str(length), "target_length": str(target_length)}
+def described(method: object, columns: Columns, facts: Facts) -> dict[str, str]:
+    """What is written beside weights, so that they can be decoded: the method, the columns and the longest rows."""
+    return {
+        "method": json.dumps(plain(type(method), method)),
+        "columns": json.dumps(plain(Columns, columns)),
+        "length": str(facts.length),
+        "target_length": str(facts.target_length),
+    }
 
 
 def check_smoothing(amount: float) -> None:

@@ -9,7 +9,7 @@ them: an exported folder, the next stage and decoding know nothing of adapters.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 
 import torch
@@ -21,7 +21,7 @@ from megas2s.models.parameters import parameter_shapes
 from megas2s.spec import nearest, spec
 
 ADAPTER = ("lora_a", "lora_b")
-HEADS = ("classes.", "text.")  # of a task, which begin at random and train beside adapters
+HEADS = ("classes.", "text.")  # of a task
 
 
 @spec
@@ -45,19 +45,19 @@ class LowRank:
         """The model with adapters."""
         return dataclasses.replace(config, lora_rank=self.rank, lora_alpha=self.alpha, lora_targets=self.targets)
 
-    def frozen(self, config: ModelConfig) -> list[str]:
-        """Canonical names of what stands still: all but adapters, a task's head, and what `train` names.
+    def frozen(self, config: ModelConfig, *, anew: Sequence[str] = ()) -> list[str]:
+        """Canonical names of what stands still: all but adapters, heads that begin at random, and what `train` names.
 
-        ValueError where a pattern means nothing.
+        Beside a task's head those are what begins with one of `anew`. ValueError where a pattern means nothing.
         """
         names = list(parameter_shapes(config))
         for pattern in self.train:
             if not any(fnmatchcase(name, pattern) for name in names):
                 raise ValueError(f"lora.train: {pattern!r} matches no parameter")
-        return [name for name in names if not self._trains(name)]
+        return [name for name in names if not self._trains(name, (*HEADS, *anew))]
 
-    def _trains(self, name: str) -> bool:
-        adapter = name.endswith(ADAPTER) or name.startswith(HEADS)
+    def _trains(self, name: str, heads: tuple[str, ...]) -> bool:
+        adapter = name.endswith(ADAPTER) or name.startswith(heads)
         return adapter or any(fnmatchcase(name, pattern) for pattern in self.train)
 
 

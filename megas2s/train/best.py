@@ -42,7 +42,7 @@ class Mark(NamedTuple):
 
 
 def marked(stage_folder: Path) -> Mark | None:
-    """The best so far, None where nothing was kept yet."""
+    """The best so far, None where nothing was kept yet; for rank 0, others are told."""
     folder = stage_folder / FOLDER
     files.settle(folder)
     if not files.is_published(folder):

@@ -117,9 +117,10 @@ def save_weights_alone(
 
 def promote(folder: Path, stage_folder: Path) -> None:
     """Let weights that are published already be those that the stage ends with; collective."""
+    _begin(stage_folder / WEIGHTS, lambda: sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
     if dist.is_main():
         facts = {key: value for key, value in files.read_manifest(folder).items() if key != "files"}
-        temporary = files.empty_temporary(stage_folder / WEIGHTS)
+        temporary = files.temporary_folder(stage_folder / WEIGHTS)
         with files.disk_trouble(temporary):
             shutil.copytree(folder, temporary, dirs_exist_ok=True, ignore=shutil.ignore_patterns(files.MANIFEST))
             files.publish(temporary, stage_folder / WEIGHTS, facts)
@@ -200,7 +201,11 @@ def check_binding(saved: Saved, binding: Mapping[str, str]) -> None:
 
 def check_complete(stage_folder: Path, binding: Mapping[str, str]) -> None:
     """Refuse a complete stage that another recipe, corpus or tokenizer made: it would pass for this one's."""
-    weights = stage_folder / WEIGHTS
+    check_weights(stage_folder / WEIGHTS, binding)
+
+
+def check_weights(weights: Path, binding: Mapping[str, str]) -> None:
+    """Refuse published weights that another recipe, corpus or tokenizer made."""
     made = files.read_manifest(weights).get("binding")
     if not isinstance(made, dict):
         raise BadCheckpoint(f"{weights / files.MANIFEST} is damaged; restore it from a copy")

@@ -8,13 +8,15 @@ import math
 import pytest
 import torch
 
-from megas2s import generate
+from megas2s import files, generate
 from megas2s.convert.export import export
+from megas2s.convert.importing import HEAD, RANDOM
 from megas2s.convert.source import find, find_tokenizer
 from megas2s.decoding.beam import Gnmt, Power
 from megas2s.decoding.rules import Rules
 from megas2s.errors import BadConfig, BadData
 from megas2s.generate.settings import from_flags
+from megas2s.models.weights import save_weights
 from tests.generate.conftest import METHODS, RECORDS, SIZES
 
 TEXTS = [record["src"] for record in RECORDS]
@@ -172,3 +174,37 @@ def test_rows_that_were_tagged_are_tagged_again(tags, taught):
     assert (answer.ids[0] == english) or tags == "source"
     with pytest.raises(BadConfig, match="the tokenizer has no tag for the language 'xx'"):
         model.write(TEXTS, generate.Decoding(language="xx"))
+
+
+def test_a_head_that_nobody_trained_writes_nothing(taught, tmp_path, random_weights, corpus_folder):
+    found = find(taught("masked"))
+    reader = found.open()
+    temporary = files.empty_temporary(tmp_path / "w")
+    tensors = ((name, reader.tensor(name)) for name in reader.names)
+    save_weights(temporary, tensors, config=reader.config, metadata={**reader.metadata, HEAD: RANDOM})
+    files.publish(temporary, tmp_path / "w", {"kind": "weights"})
+    with pytest.raises(BadConfig, match="has no trained head for masked language modelling"):
+        generate.load(tmp_path / "w", tokenizer=corpus_folder / "tokenizer")
+
+
+def test_pairs_are_for_models_that_were_taught_by_them(taught):
+    model = generate.load(taught("pseudo_masked"))
+    with pytest.raises(BadConfig, match="this model was taught by single texts, found"):
+        model.write([("a", "b")])
+    paired = dataclasses.replace(model, columns=dataclasses.replace(model.columns, pair="other"))
+    row = paired.example({"src": "a tree", "other": "a house"}, paired.columns)["input_ids"]
+    assert (row == model.facts.vocabulary.eos).sum() == 2
+    assert len(paired.write([("a tree", "a house")])) == 1
+    with pytest.raises(BadConfig, match="this model was taught by pairs of texts"):
+        paired.write(["a"])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="compares a GPU with the CPU")
+@pytest.mark.parametrize("method", METHODS)
+def test_a_gpu_writes_what_the_cpu_does_where_the_best_two_are_apart(taught, method):
+    here = generate.load(taught(method), device=torch.device("cpu"))
+    there = generate.load(taught(method), device=torch.device("cuda"))
+    pairs = zip(here.write(TEXTS), there.write(TEXTS), strict=True)
+    for ours, theirs in pairs:
+        assert ours[0].score == pytest.approx(theirs[0].score, abs=1e-3)
+        assert ours[0].ids == theirs[0].ids

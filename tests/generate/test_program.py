@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from megas2s import generate
 from megas2s.data.records import read_records
 from megas2s.decoding.traces import Trace
 from tests.generate.conftest import RECORDS
@@ -48,12 +49,12 @@ def test_traces_are_scored_anew_without_a_search(taught, lines, script, tmp_path
     first = script("launch/decode.py", run, lines, tmp_path / "a.jsonl", *flags, "--traces", traces)
     assert first.returncode == 0, first.stdout
     assert set(answers(traces)[0]["trace"]) == set(Trace._fields)
-    anew = script("launch/decode.py", run, traces, tmp_path / "b.jsonl", *flags, "--rescore")
+    anew = script("launch/decode.py", run, traces, tmp_path / "b.jsonl", "--length-penalty", 1.5, "--rescore")
     assert anew.returncode == 0, anew.stdout
     assert [line["answer"] for line in answers(tmp_path / "b.jsonl")] == [
         line["answer"] for line in answers(tmp_path / "a.jsonl")
     ]
-    other = script("launch/decode.py", run, traces, tmp_path / "c.jsonl", "--beams", 4, "--rescore")
+    other = script("launch/decode.py", run, traces, tmp_path / "c.jsonl", "--rescore")
     plain = script("launch/decode.py", run, lines, tmp_path / "d.jsonl", "--beams", 4)
     assert other.returncode == plain.returncode == 0
     for one, two in zip(answers(tmp_path / "c.jsonl"), answers(tmp_path / "d.jsonl"), strict=True):
@@ -63,15 +64,17 @@ def test_traces_are_scored_anew_without_a_search(taught, lines, script, tmp_path
 
 def test_lines_that_are_no_source_are_named_or_counted(taught, script, tmp_path):
     bad = tmp_path / "bad.jsonl"
-    bad.write_text("".join(json.dumps(record) + "\n" for record in ({"src": "a"}, {"text": "b"}, {"src": "c"})))
+    lines = [json.dumps({"src": "a"}), json.dumps({"text": "b"}), "no JSON", json.dumps({"src": ["▁nosuch"]})]
+    bad.write_bytes("\n".join(lines).encode() + b"\n\xff\n" + json.dumps({"src": [50, 51]}).encode() + b"\n")
     done = script("launch/decode.py", taught("causal"), bad, tmp_path / "a.jsonl")
-    assert done.returncode == 2 or done.returncode == 3, done.stdout
+    assert done.returncode == 3, done.stdout
     assert "bad.jsonl, line 2: a record has no 'src'" in done.stdout
     assert not (tmp_path / "a.jsonl").exists()
     done = script("launch/decode.py", taught("causal"), bad, tmp_path / "a.jsonl", "--skip-bad-lines")
-    assert done.returncode == 0
-    assert "1 lines are no source and left out" in done.stdout
-    assert [line["source"] for line in answers(tmp_path / "a.jsonl")] == ["a", "c"]
+    assert done.returncode == 0, done.stdout
+    assert "4 lines are no source and left out; the first: " in done.stdout
+    tokenizer = generate.load(taught("causal")).facts.tokenizer
+    assert [line["source"] for line in answers(tmp_path / "a.jsonl")] == ["a", tokenizer.decode([50, 51])]
 
 
 def test_a_text_file_is_a_source_a_line_and_a_dry_run_writes_nothing(taught, script, tmp_path):
@@ -90,10 +93,13 @@ def test_a_text_file_is_a_source_a_line_and_a_dry_run_writes_nothing(taught, scr
         (["--output-is", "x"], "unrecognized arguments"),
         (["--beams", 2, "--n-best", 3], "n_best 3 is more than beams 2 can give"),
         (["--beams", 2, "--scoring", "power", "--traces", "t.jsonl"], "a trace is of a beam search with gnmt scoring"),
+        (["--beams", 2, "--traces", "t.txt"], "t.txt must end in .jsonl"),
+        (["--max-length", 99], "max_length 99 exceeds the 16 positions"),
     ],
 )
-def test_flags_that_cannot_be_are_refused_in_a_sentence(taught, lines, script, tmp_path, flags, said):
-    done = script("launch/decode.py", taught("causal"), lines, tmp_path / "a.jsonl", *flags)
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_flags_that_cannot_be_are_refused_in_a_sentence(taught, lines, script, tmp_path, flags, said, dry):
+    done = script("launch/decode.py", taught("causal"), lines, tmp_path / "a.jsonl", *flags, *dry)
     assert done.returncode == 2
     assert said in done.stdout
     assert "Traceback" not in done.stdout

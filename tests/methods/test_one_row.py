@@ -287,3 +287,25 @@ def test_a_decoder_is_refused(method, facts):
     )
     with pytest.raises(ValueError, match="teaches an encoder to write, and these weights have a decoder"):
         method.shaped(config, ())
+
+
+def test_the_separator_of_a_pair_is_no_text_to_noise(facts):
+    found, columns = facts(), Columns(text="src", pair="other", label="tgt")
+    method = PseudoMasked(source_mask_prob=1.0, keep_prob=0.0)
+    example = method.example({"src": "one two", "other": "three", "tgt": "a"}, columns, found)
+    row, noised = example["input_ids"], method.corrupt(example, generator(1, 2), found, source=True)["input_ids"]
+    ends = row == found.vocabulary.eos
+    assert ends.sum() == 2
+    assert (noised[ends] == found.vocabulary.eos).all()
+    assert (noised[~ends] != row[~ends]).mean() > 0.9
+
+
+def test_causal_decoding_begins_with_the_end_whatever_a_decoder_would_read(facts):
+    found = facts()._replace(decoder_start="pad")
+    assert Causal().rules(found).start == found.vocabulary.eos
+
+
+def test_a_tokenizer_without_a_mask_is_refused(facts):
+    vocabulary = dataclasses.replace(facts().vocabulary, mask=None)
+    with pytest.raises(BadConfig, match="method causal needs a mask token, and the tokenizer has none"):
+        Causal().check(vocabulary)

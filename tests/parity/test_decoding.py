@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
 
+from megas2s import generate
 from megas2s.convert import hf
 from megas2s.convert.importing import incoming
 from megas2s.decoding.beam import Power, power
@@ -110,3 +112,23 @@ def test_beams_equal_transformers_tokens_and_scores(pair, how, bounds):
     assert torch.equal(found.ids.flatten(0, 1), ids)
     if scores is not None:
         torch.testing.assert_close(found.scores.flatten(), scores, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["bart", "mbart"])
+def test_a_folder_of_transformers_writes_with_the_tokens_that_it_forces(kind, tmp_path, small_tokenizer):
+    """generation_config.json of a published BART forces its first and last tokens; nobody has to say so."""
+    case = CASES[kind]
+    theirs = case._replace(settings={**case.settings, "vocab_size": 500}).make()
+    library, roles = small_tokenizer("roberta")
+    theirs.generation_config.update(forced_bos_token_id=0, forced_eos_token_id=2, decoder_start_token_id=2)
+    theirs.save_pretrained(tmp_path)
+    transformers.PreTrainedTokenizerFast(tokenizer_object=library, **roles).save_pretrained(tmp_path)
+    model = generate.load(tmp_path, method="seq2seq", length=20, target_length=LENGTH)
+    assert model.forced == (0, True)
+    source = {"input_ids": torch.tensor([[0, 20, 30, 40, 2]])}
+    for beams in (1, 3):
+        found = theirs.generate(**source, num_beams=beams, do_sample=False, max_length=LENGTH + 1, eos_token_id=2)
+        example = {"input_ids": source["input_ids"][0].numpy()}
+        ((_, ours),) = model.answer([example], [0], generate.Decoding(beams=beams))
+        expected = found[0, 1:].tolist()
+        assert list(ours.answers[0].ids) == expected[: expected.index(2) + 1]
