@@ -36,7 +36,7 @@ class VocabularyHead(nn.Module):
             hidden = hidden * self.scale
         if labels is None:
             return F.linear(hidden, self.weight)
-        smoothed = Smoothing(smoothing, self.pad_id) if smoothing else None
+        smoothed = Smoothing(smoothing, self.pad_id)
         return cross_entropy(hidden, self.weight, labels, drop_ignored=drop_ignored, smoothing=smoothed)
 
 
@@ -62,7 +62,7 @@ class MaskedHead(nn.Module):
         hidden = self.norm(F.gelu(self.dense(hidden)))
         if labels is None:
             return F.linear(hidden, self.weight, self.bias)
-        smoothed = Smoothing(smoothing, self.pad_id) if smoothing else None
+        smoothed = Smoothing(smoothing, self.pad_id)
         return cross_entropy(hidden, self.weight, labels, bias=self.bias, drop_ignored=drop_ignored, smoothing=smoothed)
 
 

@@ -68,6 +68,7 @@ def cross_entropy(
 def _apply(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, smoothing: Smoothing | None
 ) -> TokenLoss:
+    smoothing = smoothing if smoothing is not None and smoothing.amount else None
     found = _CrossEntropy.apply(hidden, weight, bias, labels, smoothing, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
     total, each, nll = found
     return TokenLoss(total, each.float(), nll.float())
