@@ -195,12 +195,13 @@ def load(
     taught = _taught(folder, found.metadata, found.config, method)
     if not found.config.is_seq2seq and not has_head(found.metadata):
         raise BadConfig(f"{folder} has no trained head for masked language modelling, with which an encoder writes")
+    most = found.config.max_positions if found.config.has_learned_positions else math.inf
     lengths = {
-        name: given or int(found.metadata.get(name, usual))
+        name: given or int(found.metadata.get(name, min(usual, most)))
         for name, given, usual in (("length", length, 512), ("target_length", target_length, 128))
     }
-    if found.config.has_learned_positions:
-        lengths["length"] = min(lengths["length"], found.config.max_positions)
+    if lengths["length"] > most:
+        raise BadConfig(f"length {lengths['length']} exceeds the {most:g} positions that the model has; shorten it")
     facts = Facts(
         tokenizer=Tokenizer(found.tokenizer, folder),
         length=lengths["length"],

@@ -155,6 +155,8 @@ def test_weights_that_nobody_taught_to_write_are_refused(random_weights, corpus_
     with pytest.raises(BadConfig, match="say method: seq2seq if it was elsewhere"):
         generate.load(pair, tokenizer=tokenizer)
     assert generate.load(pair, tokenizer=tokenizer, method="seq2seq", length=20, target_length=5).write(["a"])
+    with pytest.raises(BadConfig, match="length 99 exceeds the 40 positions that the model has"):
+        generate.load(pair, tokenizer=tokenizer, method="seq2seq", length=99)
     with pytest.raises(BadConfig, match="was taught by method causal, not masked"):
         generate.load(taught("causal"), method="masked")
     with pytest.raises(BadConfig, match="method 'tag' writes nothing"):

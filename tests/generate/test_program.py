@@ -81,7 +81,7 @@ def test_a_text_file_is_a_source_a_line_and_a_dry_run_writes_nothing(taught, scr
     (tmp_path / "in.txt").write_text("one\ntwo three\n")
     done = script("launch/decode.py", taught("causal"), tmp_path / "in.txt", tmp_path / "out.txt", "--dry-run")
     assert done.returncode == 0, done.stdout
-    assert "2 sources, method causal" in done.stdout
+    assert f"2 sources of {tmp_path / 'in.txt'}, method causal" in done.stdout
     assert not (tmp_path / "out.txt").exists()
     assert script("launch/decode.py", taught("causal"), tmp_path / "in.txt", tmp_path / "out.txt").returncode == 0
     assert len((tmp_path / "out.txt").read_text().splitlines()) == 2
