@@ -53,7 +53,7 @@ class ModelChoice:
     norm_position: Literal["pre", "post"] | None = None
     norm_epsilon: float | None = None
     embed_norm: bool | None = None
-    positions: Literal["learned", "relative"] | None = None
+    positions: Literal["learned", "relative", "both"] | None = None
     relative_buckets: int | None = None
     relative_max_distance: int | None = None
     scale_embedding: bool | None = None

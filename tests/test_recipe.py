@@ -26,6 +26,7 @@ def test_a_shipped_recipe_is_the_same_after_being_resolved(path: Path, tmp_path:
 
 # By the tokenizer, by the stage, and by what it trains.
 DECIDED = {"pad_id", "tying", "token_classes", "text_classes", "encoder_restores"}
+DECIDED |= {"lora_rank", "lora_alpha", "lora_targets"}  # by a recipe of fine-tuning
 
 
 def test_a_recipe_may_choose_every_value_of_a_model_and_in_the_model_s_own_kinds():

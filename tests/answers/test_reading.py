@@ -112,5 +112,5 @@ def test_files_of_unlike_lengths_empty_ones_and_absent_ones_are_named(write, tmp
     with pytest.raises(BadData, match=r"d.txt cannot be read \(No such file"):
         read(answers, tmp_path / "d.txt")
     (tmp_path / "e.txt").write_bytes(b"\xff\xfe\n")
-    with pytest.raises(BadData, match=r"e.txt is not UTF-8"):
+    with pytest.raises(BadData, match=r"e.txt, line 1: not UTF-8"):
         read(tmp_path / "e.txt", answers)

@@ -92,7 +92,9 @@ def test_models_of_every_line_learn_as_under_the_local_engine(results: Results, 
     local, zero = results("local", "fp32", shape), results(engine, "fp32", shape)
     assert zero["losses"] == pytest.approx(local["losses"], rel=1e-5)
     assert zero["norms"] == pytest.approx(local["norms"], rel=1e-5)
-    assert zero["moved"] == local["moved"]
+    # Softmax does not see a bias of the keys: its gradient is rounding (1e-16), and so is whether it moves.
+    moved, theirs = ({name for name in found["moved"] if ".k.bias" not in name} for found in (zero, local))
+    assert moved == theirs
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
