@@ -22,7 +22,7 @@ from megas2s.data.skipped import Skipped, by_reason, said
 from megas2s.data.sources import Parallel, Source, Sources, source_of
 from megas2s.errors import BadConfig, BadData, BadRecord
 from megas2s.methods import WRITERS
-from megas2s.methods.base import Columns, Facts, Method, encoded, value
+from megas2s.methods.base import UNBOUND, Columns, Facts, Method, encoded, value
 from megas2s.methods.writing import with_tags
 from megas2s.objectives.base import Example
 from megas2s.spec import spec
@@ -31,7 +31,6 @@ ALONE = "all"  # the language of a set that has no name
 
 SplitName = Literal["train", "dev", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "dev", "test")
-UNBOUND = 1 << 30  # tokens; no row is as long
 S = TypeVar("S")
 T = TypeVar("T")
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from megas2s.decoding.rules import Rules, best_next
 from megas2s.decoding.search import GoesOn, Written, here
-from megas2s.decoding.traces import Trace, candidates
+from megas2s.decoding.traces import Trace, candidates, divisor
 from megas2s.models.output import Steps, Writer
 from megas2s.objectives.base import Batch
 
@@ -61,6 +61,20 @@ class Beams:
         scores, ids = best_next(logits, written, self._rules, self.beams, count)
         return scores.view(self.sources, self.beams, -1), ids.view(self.sources, self.beams, -1)
 
+    def grow(self, scores: Tensor, place: int, *, each: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The `count` best rows of each source that are one token longer, from rows with `scores` (B, K).
+
+        Their scores and what each was before (B, count), and their tokens (B, count, length); of each row the `each`
+        best tokens are looked at.
+        """
+        found, ids = self.ask(place, each)
+        width = found.shape[-1]
+        total, chosen = (found + scores[:, :, None]).flatten(1).topk(min(count, self.beams * width), dim=1)
+        parents = chosen // width
+        tokens = _take(self.tokens, parents)
+        tokens[:, :, place] = ids.flatten(1).gather(1, chosen)
+        return total, parents, tokens
+
     def go_on(self, tokens: Tensor, parents: Tensor, place: int) -> None:
         """With these rows (B, K, length), which were `parents` (B, K) before they had the token of `place`."""
         rows = (self._first + parents).flatten()
@@ -78,12 +92,7 @@ def power(model: Writer, batch: Batch, rules: Rules, how: Power, *, goes_on: Goe
     scores[:, 0] = 0.0  # all rows of a source are the same before the first token
     ends = _Ends(beams.tokens, how, rules)
     for place in range(rules.length):
-        found, ids = beams.ask(place, 2 * how.beams)
-        width = found.shape[-1]
-        total, chosen = (found + scores[:, :, None]).flatten(1).topk(min(2 * how.beams, how.beams * width), dim=1)
-        parents = chosen // width
-        tokens = _take(beams.tokens, parents)
-        tokens[:, :, place] = ids.flatten(1).gather(1, chosen)
+        total, parents, tokens = beams.grow(scores, place, each=2 * how.beams, count=2 * how.beams)
         over = (tokens[:, :, place] == rules.eos) | (place + 1 == rules.length)
         ends.add(tokens, total, over, place + 1)
         scores, running = (total + LOST * over).topk(how.beams, dim=1)
@@ -139,11 +148,7 @@ def gnmt(
     frames: list[tuple[Tensor, Tensor, Tensor]] = []
     ended = torch.full((beams.sources, how.best), -math.inf, device=scores.device)  # scores of the best ends
     for place in range(rules.length):
-        found, ids = beams.ask(place, how.beams)
-        scores, chosen = (found + scores[:, :, None]).flatten(1).topk(how.beams, dim=1)
-        parents = chosen // found.shape[-1]
-        tokens = _take(beams.tokens, parents)
-        tokens[:, :, place] = ids.flatten(1).gather(1, chosen)
+        scores, parents, tokens = beams.grow(scores, place, each=how.beams, count=how.beams)
         frames.append((scores, tokens[:, :, place], parents))
         over = tokens[:, :, place] == rules.eos
         beams.go_on(tokens, parents, place)
@@ -157,11 +162,6 @@ def gnmt(
     stacked = [torch.stack(parts, dim=1).cpu().numpy() for parts in zip(*frames, strict=True)]
     traces = [Trace(*(part[row] for part in stacked)) for row in range(beams.sources)]
     return _best(traces, rules, how, beams.tokens), traces
-
-
-def divisor(length: int, penalty: float) -> float:
-    """What the score of so many tokens is divided by; a penalty of 0 or less does nothing, as in s2s-ft."""
-    return ((5 + length) / 6) ** penalty if penalty > 0 else 1.0
 
 
 def _best(traces: list[Trace], rules: Rules, how: Gnmt, like: Tensor) -> Written:

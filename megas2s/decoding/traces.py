@@ -40,11 +40,16 @@ def candidates(trace: Trace, *, eos: int, penalty: float, best: int = 1, min_len
     valid = over & (lengths > min_length)[:, None]
     valid[frames - 1] = True
     valid[frames:] = False
-    divisors = ((5 + lengths) / 6) ** penalty if penalty > 0 else np.ones(len(lengths))
+    divisors = np.array([divisor(length, penalty) for length in lengths.tolist()])
     scores = np.where(valid & np.isfinite(trace.scores), trace.scores / divisors[:, None], -np.inf)
     order = np.argsort(-scores, axis=None, kind="stable")[:best]
     places = [np.unravel_index(index, scores.shape) for index in order if np.isfinite(scores.flat[index])]
     return [Candidate(_row(trace, int(frame), int(beam)), float(scores[frame, beam])) for frame, beam in places]
+
+
+def divisor(length: int, penalty: float) -> float:
+    """What the score of so many tokens is divided by; a penalty of 0 or less does nothing, as in s2s-ft."""
+    return ((5 + length) / 6) ** penalty if penalty > 0 else 1.0
 
 
 def _row(trace: Trace, frame: int, beam: int) -> np.ndarray:

@@ -106,12 +106,13 @@ class Model:
         A place says which draws are an example's, so they are the same however the places are shared out.
         """
         begin, rules = self.forced[0], self.check(how, traces=traces)
+        prefix = how.prefix_ids(self.facts)
         order = sorted(places, key=lambda place: (-len(examples[place]["input_ids"]), place))
         for first in range(0, len(order), how.rows):
             here = order[first : first + how.rows]
             batch = self._batch([examples[place] for place in here])
             opening = [] if begin is None or how.language is not None else [begin]
-            begins = [[*opening, *examples[place].get(FORCED, ()), *how.prefix_ids(self.facts)] for place in here]
+            begins = [[*opening, *examples[place].get(FORCED, ()), *prefix] for place in here]
             own = rules._replace(prefix=_table(begins, rules.length))
             written, kept = self._written(batch, here, own, how, whole=traces)
             for row, place in enumerate(here):

@@ -20,16 +20,14 @@ from megas2s import dist, files
 from megas2s.data.records import Record, Row, read_file, read_pairs, read_records, unit
 from megas2s.decoding.traces import Trace, candidates
 from megas2s.errors import BadConfig, BadData, BadRecord
-from megas2s.generate.model import Found, Model
+from megas2s.generate.model import Answer, Found, Model
 from megas2s.generate.settings import Decoding
-from megas2s.methods.base import Columns, tokens_of, value
+from megas2s.methods.base import UNBOUND, Columns, tokens_of, value
 from megas2s.objectives.base import Example
 
 log = logging.getLogger(__name__)
 
 Line = dict[str, Any]
-
-UNBOUND = 1 << 40  # tokens
 
 
 class Job(NamedTuple):
@@ -124,8 +122,8 @@ def _notes(model: Model, job: Job, found: Read) -> list[str]:
 
 
 def _line(model: Model, record: Record, found: Found, columns: Columns) -> Line:
-    best, tokenizer = found.answers[0], model.facts.tokenizer
-    line: Line = {"answer": best.text, "score": round(best.score, 6)}
+    tokenizer = model.facts.tokenizer
+    line = _answer(found.answers[0])
     for name, key in (("source", columns.text), ("reference", columns.label)):
         if isinstance(text := record.get(key), str):
             line[name] = text
@@ -134,10 +132,14 @@ def _line(model: Model, record: Record, found: Found, columns: Columns) -> Line:
     if columns.language is not None:
         line["language"] = record[columns.language]
     if len(found.answers) > 1:
-        line["answers"] = [{"answer": each.text, "score": round(each.score, 6)} for each in found.answers]
+        line["answers"] = [_answer(each) for each in found.answers]
     if found.trace is not None:
         line["trace"] = {name: part.tolist() for name, part in found.trace._asdict().items()}
     return line
+
+
+def _answer(answer: Answer) -> Line:
+    return {"answer": answer.text, "score": round(answer.score, 6)}
 
 
 def _publish(job: Job, lines: Mapping[int, Line], count: int) -> None:
@@ -180,9 +182,9 @@ def rescore(model: Model, job: Job, *, penalty: float, least: int, best: int) ->
         found = candidates(Trace(*parts), eos=eos, penalty=penalty, best=best, min_length=least)
         answers = [model.said(each.ids, each.score) for each in found]
         kept = {key: value for key, value in record.items() if key in ("source", "reference", "language")}
-        line = {"answer": answers[0].text, "score": round(answers[0].score, 6), **kept}
+        line = _answer(answers[0]) | kept
         if len(answers) > 1:
-            line["answers"] = [{"answer": each.text, "score": round(each.score, 6)} for each in answers]
+            line["answers"] = [_answer(each) for each in answers]
         lines.append(line)
     write_lines(job.output, lines)
     log.info("%d answers in %s", len(lines), job.output)

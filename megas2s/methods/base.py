@@ -30,6 +30,8 @@ from megas2s.spec import nearest, spec
 from megas2s.tokenizer.load import Tokenizer
 from megas2s.tokenizer.vocab import Vocabulary
 
+UNBOUND = 1 << 30  # tokens; no row is as long
+
 
 @spec
 class Columns:

@@ -1,7 +1,4 @@
 import dataclasses
-import runpy
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,20 +13,7 @@ from megas2s.models.transformer import build
 from megas2s.models.weights import open_weights, save_weights
 from megas2s.tokenizer.load import Tokenizer
 
-ROOT = Path(__file__).resolve().parents[2]
 TO, FROM = "tools/convert_to_hf.py", "tools/convert_from_hf.py"
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Call a tool's `main` with arguments, in this process; gives what it printed."""
-
-    def run_main(tool, *arguments):
-        monkeypatch.setattr(sys, "argv", [tool, *map(str, arguments)])
-        runpy.run_path(str(ROOT / tool))["main"]()
-        return capsys.readouterr().out
-
-    return run_main
 
 
 @pytest.fixture

@@ -4,8 +4,6 @@ tokenizer."""
 from __future__ import annotations
 
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,18 +20,6 @@ TO, FROM = "tools/convert_to_hf.py", "tools/convert_from_hf.py"
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
 SIZES |= {"max_position_embeddings": 40}
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh", *(f"##{letter}" for letter in "abcdefgh")]
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Call a tool's `main` with arguments, in this process; gives what it printed."""
-
-    def run_main(tool, *arguments):
-        monkeypatch.setattr(sys, "argv", [tool, *map(str, arguments)])
-        runpy.run_path(str(ROOT / tool))["main"]()
-        return capsys.readouterr().out
-
-    return run_main
 
 
 @pytest.fixture
