@@ -24,6 +24,7 @@ from megas2s.engine import join, make_engine, pipe_stages
 from megas2s.engine.base import Engine
 from megas2s.finetuning import Finetuning, dump
 from megas2s.methods.base import Task
+from megas2s.methods.one_row import blocks_of
 from megas2s.models.freezing import frozen_names
 from megas2s.models.parameters import parameter_shapes
 from megas2s.models.weights import open_weights
@@ -141,7 +142,7 @@ def _measures(prepared: Prepared, shown: list[Batch], engine: Engine) -> Scalars
 
 def _largest(train: Split, task: Task, rows: int, micro_batch: int) -> list[Batch]:
     """The micro-batches of a rank with the largest examples in them, and with room for two also the longest target."""
-    written = 2 if task.method.name == "pseudo_masked" else 1  # blocks
+    written = blocks_of(task.method)
 
     def target(place: int) -> int:
         return max(len(train.examples[place].get(name, ())) for name in ("decoder_input_ids", "target_ids"))

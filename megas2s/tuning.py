@@ -19,7 +19,7 @@ from megas2s.errors import BadConfig
 from megas2s.finetuning import Finetuning
 from megas2s.methods import WRITERS
 from megas2s.methods.base import Facts, Method, Task
-from megas2s.methods.one_row import OneRow
+from megas2s.methods.one_row import OneRow, blocks_of
 from megas2s.methods.writing import described
 from megas2s.models.config import ModelConfig
 from megas2s.models.freezing import count_by_part, frozen_names
@@ -134,8 +134,7 @@ def _mean_size(rows: int, split: Split, method: Method) -> StepSize:
     def mean(name: str) -> int:
         return round(sum(len(example.get(name, ())) for example in split.examples) / len(split))
 
-    blocks = 2 if method.name == "pseudo_masked" else 1
-    written = (mean("target_ids"),) * blocks if "target_ids" in split.examples[0] else ()
+    written = (mean("target_ids"),) * blocks_of(method) if "target_ids" in split.examples[0] else ()
     return StepSize(rows, mean("input_ids"), mean("decoder_input_ids"), mean("labels"), written=written)
 
 

@@ -216,3 +216,8 @@ def _free(row: np.ndarray, place: int, facts: Facts) -> int:
     """The first place of a row that may be noised: `place`, or the next one where a language's tag stands there."""
     tagged = len(row) > place and int(row[place]) in facts.vocabulary.languages.values()
     return place + tagged
+
+
+def blocks_of(method: object) -> int:
+    """Blocks as long as a target in a row that a method teaches by: the pseudo tokens' beside the target's own."""
+    return 2 if isinstance(method, PseudoMasked) else 1

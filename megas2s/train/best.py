@@ -63,8 +63,9 @@ def value_of(best: Best, found: Mapping[str, float]) -> float:
     return -value if best.by == LOSS else value
 
 
-def tell(mark: Mark | None) -> Mark | None:
-    """Rank 0's mark, on every rank; collective."""
-    told = agree.told("" if mark is None or not dist.is_main() else f"{mark.step} {mark.value!r}")
+def tell(stage_folder: Path) -> Mark | None:
+    """The best so far as rank 0 finds it, on every rank; collective."""
+    mark = marked(stage_folder) if dist.is_main() else None
+    told = agree.told("" if mark is None else f"{mark.step} {mark.value!r}")
     step, _, value = told.partition(" ")
     return Mark(int(step), float(value)) if told else None

@@ -58,7 +58,7 @@ def train(run: Training, state: TrainState, saved: checkpoint.Saved | None, *, t
     if saved is not None:
         run.engine.load_moments(saved.optimizer.tensor, saved.counters)
     window = _Window(run, state)
-    kept = best.tell(best.marked(run.folder) if dist.is_main() else None) if run.best is not None else None
+    kept = best.tell(run.folder) if run.best is not None else None
     for batches in run.batches_from(state.step):
         lr = run.schedule.at(state.step, steps=run.steps)
         result = run.engine.train_step(batches, step=state.step, lr=lr)
