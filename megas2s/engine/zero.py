@@ -39,6 +39,7 @@ from megas2s.engine.base import (
     global_divisors,
     to_device,
 )
+from megas2s.engine.compiled import drop_dead_locks, extensions_folder
 from megas2s.engine.ds_config import compose, offloads_optimizer, read_ds_config, zero_stage
 from megas2s.engine.optim import adamw, parameter_groups, rms_scales, set_lr
 from megas2s.engine.profile import profiled
@@ -73,6 +74,7 @@ def join(patience: float | None = None) -> None:
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(local_rank))
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank)
+    drop_dead_locks(extensions_folder())
     try:
         deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False, timeout=timeout)
     except torch.distributed.DistNetworkError as error:
