@@ -101,7 +101,7 @@ def prepare(recipe: Finetuning) -> Prepared:
     )
     if isinstance(recipe.method, OneRow):
         recipe.method.check(facts.vocabulary)
-    check_lengths(recipe.method, recipe.data, facts, config.max_positions if config.has_learned_positions else math.inf)
+    check_lengths(recipe.method, recipe.data, facts, config.longest_row)
     splits = {split: encode(recipe.method, recipe.data, split, reading, facts) for split in reading.entries}
     steps = recipe.steps or max(1, math.ceil((recipe.epochs or 0) * len(splits["train"]) / recipe.rows))
     size = _mean_size(recipe.rows, splits["train"], recipe.method)

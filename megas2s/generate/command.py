@@ -40,11 +40,13 @@ def run(given: argparse.Namespace) -> None:
     columns = dataclasses.replace(columns, language=given.language_column or spoken)
     job = Job(given.input, given.output, columns, given.skip_bad_lines, given.traces, given.language)
     check(model, job, how)
-    if given.rescore and dist.is_main() and not given.dry_run:
-        rescore(model, job, penalty=how.length_penalty or 0.0, least=how.min_length, best=how.n_best)
-    elif given.dry_run and dist.is_main():
+    if not given.rescore and not given.dry_run:
+        decode(model, job, how)
+    elif not dist.is_main():
+        pass  # one rank is enough
+    elif given.dry_run:
         said = "traces" if given.rescore else f"{len(read(model, job).examples):,} sources"
         print(f"{said} of {given.input}, method {model.method.name}, {how}")
-    elif not given.rescore and not given.dry_run:
-        decode(model, job, how)
+    else:
+        rescore(model, job, penalty=how.length_penalty or 0.0, least=how.min_length, best=how.n_best)
     leave()

@@ -29,7 +29,7 @@ from megas2s.methods import WRITERS, AnyMethod
 from megas2s.methods.base import Columns, Facts
 from megas2s.methods.writing import BLANK, FORCED, Writing, with_tags
 from megas2s.models.config import ModelConfig
-from megas2s.models.init import fill
+from megas2s.models.loading import filled
 from megas2s.models.parameters import ALL, Values
 from megas2s.models.transformer import Network, construct
 from megas2s.objectives.base import Batch, Example
@@ -123,8 +123,7 @@ class Model:
         config = self.network.config
         if traces and not isinstance(how.search(is_seq2seq=config.is_seq2seq), Gnmt):
             raise BadConfig("a trace is of a beam search with gnmt scoring; say beams above 1 and scoring: gnmt")
-        positions = config.max_positions if config.has_learned_positions else math.inf
-        rules = how.rules(self.method, self.facts, positions)._replace(ends=self.forced[1])
+        rules = how.rules(self.method, self.facts, config.longest_row)._replace(ends=self.forced[1])
         _table([how.prefix_ids(self.facts)], rules.length)
         return rules
 
@@ -196,7 +195,7 @@ def load(
     taught = _taught(folder, found.metadata, found.config, method)
     if not found.config.is_seq2seq and not has_head(found.metadata):
         raise BadConfig(f"{folder} has no trained head for masked language modelling, with which an encoder writes")
-    most = found.config.max_positions if found.config.has_learned_positions else math.inf
+    most = found.config.longest_row
     lengths = {
         name: given or int(found.metadata.get(name, min(usual, most)))
         for name, given, usual in (("length", length, 512), ("target_length", target_length, 128))
@@ -212,11 +211,11 @@ def load(
         labels=(),
         typed=found.config.segment_types > 1,
     )
-    with torch.device("cpu" if weights else "meta"):
-        network = construct(found.config)
     if weights:
-        fill(network, found.values)
-        network = network.to(device=device or dist.device(), dtype=dtype)
+        network = filled(found.config, found.values).to(device=device or dist.device(), dtype=dtype)
+    else:
+        with torch.device("meta"):
+            network = construct(found.config)
     said = found.metadata.get("columns")
     first, last = (found.metadata.get(name) for name in importing.FORCED)
     return Model(

@@ -96,8 +96,7 @@ def check(model: Model, job: Job, how: Decoding) -> None:
 
 
 def decode(model: Model, job: Job, how: Decoding) -> None:
-    """Answer every source of `job.input` into `job.output`; collective."""
-    check(model, job, how)
+    """Answer every source of `job.input` into `job.output`; collective, and after `check`."""
     found = read(model, job)
     if dist.is_main():
         for note in _notes(model, job, found):

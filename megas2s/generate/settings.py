@@ -12,7 +12,7 @@ from megas2s.decoding.search import Sampling
 from megas2s.errors import BadConfig
 from megas2s.methods.base import Facts
 from megas2s.methods.writing import Writing
-from megas2s.spec import spec
+from megas2s.spec import parse, spec
 
 
 @spec
@@ -104,12 +104,9 @@ class Decoding:
 def from_flags(values: dict[str, object]) -> Decoding:
     """The settings that a command line gives."""
     known = {field.name for field in dataclasses.fields(Decoding)}
-    try:
-        return Decoding(**{name: value for name, value in values.items() if name in known})  # type: ignore[arg-type]
-    except ValueError as error:
-        errors = getattr(error, "errors", None)
-        sentences = [each["msg"].removeprefix("Value error, ") for each in errors()] if errors else [str(error)]
-        raise BadConfig("; ".join(sentences)) from None
+    given = {name: value for name, value in values.items() if name in known}
+    decoding: Decoding = parse(Decoding, given, source="flags")
+    return decoding
 
 
 def _ids_of_word(word: str, facts: Facts) -> list[int]:

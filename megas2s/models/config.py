@@ -18,6 +18,7 @@ any; and by `handoff.py`, which makes weights of one shape another's. Nothing el
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Literal
 
 from megas2s.spec import spec
@@ -127,6 +128,11 @@ class ModelConfig:
     def has_learned_positions(self) -> bool:
         """Whether a table of positions bounds the length of a row."""
         return self.positions != "relative"
+
+    @property
+    def longest_row(self) -> float:
+        """Tokens that a row may have; without end where positions are only relative."""
+        return self.max_positions if self.has_learned_positions else math.inf
 
     @property
     def has_relative_positions(self) -> bool:

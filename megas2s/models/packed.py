@@ -42,7 +42,7 @@ def pack(batch: Mapping[str, Tensor], config: ModelConfig) -> Packed:
     source, target, pseudo = batch["input_ids"], batch["target_ids"], batch.get("pseudo_ids")
     real = batch.get("attention_mask")
     width, count = source.shape[1], target.shape[1]
-    check_positions(width + count, config.max_positions if config.has_learned_positions else width + count)
+    check_positions(width + count, config.longest_row)
     place = torch.arange(count, device=source.device)[None]
     ends = source.new_full((len(source), 1), width) if real is None else real.sum(dim=1, keepdim=True)
     written = [target] if pseudo is None else [target, pseudo]

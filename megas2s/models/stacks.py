@@ -143,7 +143,7 @@ class Decoder(Stack):
         return self.ended(hidden)
 
 
-def check_positions(count: int, most: int) -> None:
+def check_positions(count: int, most: float) -> None:
     """Refuse rows that are longer than a table of positions."""
     if count > most:
         raise ValueError(f"a row of {count} tokens exceeds the model's {most} positions")
