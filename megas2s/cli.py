@@ -129,7 +129,7 @@ def run(main: Callable[[], int | None]) -> None:
     except Exception as error:
         loss = _loss(here, error)
         if loss:
-            _log(loss)  # at once: the launcher may end this rank while it is silent
+            leave_in_log(loss)  # at once: the launcher may end this rank while it is silent
         time.sleep(_patience(here, refused=False))
         if not loss:
             raise
@@ -150,7 +150,7 @@ def _loss(here: Place, error: Exception) -> str:
     )
 
 
-def _log(sentence: str) -> None:
+def leave_in_log(sentence: str) -> None:
     """Write to the file that this rank logs to, where it has one: what it prints may be lost with the network."""
     log = logging.getLogger("megas2s")
     line = log.makeRecord(log.name, logging.ERROR, __file__, 0, sentence, (), None)

@@ -40,7 +40,7 @@ class BadCheckpoint(Refusal):
 
 
 class LostRank(Refusal):
-    """Another rank that does not answer: it has ended, it hangs, or the network between them is down."""
+    """Another rank or process that does not answer: it has ended, it hangs, or the network between them is down."""
 
     exit_code = 7
 

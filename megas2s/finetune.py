@@ -94,6 +94,7 @@ def _session(prepared: Prepared, micro_batch: int) -> Session:
         seed=recipe.seed,
         workers=recipe.workers,
         trial_step=recipe.trial_step,
+        watch=recipe.watch,
         log=recipe.log.log,
         checkpoints=recipe.checkpoints,
         config=prepared.config,

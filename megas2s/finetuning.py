@@ -21,6 +21,7 @@ from megas2s.splits import Examples
 from megas2s.train.best import Best
 from megas2s.train.schedule import Schedule
 from megas2s.train.stage import Checkpoints, Log, check_patience
+from megas2s.train.watchdog import Watch
 
 
 @spec
@@ -79,6 +80,7 @@ class Finetuning:
     workers: int = 0
     patience: float = 1800.0  # seconds without an answer from the other ranks after which one gives up
     trial_step: bool = True
+    watch: Watch = Watch()
     log: Reports = Reports()
     checkpoints: Checkpoints = Checkpoints()
     best: Best | None = None  # by the dev set; the last weights where absent

@@ -105,6 +105,7 @@ def session_of(recipe: Recipe, prepared: Prepared, corpus: Corpus, tokenizer: To
         seed=recipe.seed,
         workers=recipe.workers,
         trial_step=recipe.trial_step,
+        watch=recipe.watch,
         log=recipe.log,
         checkpoints=recipe.checkpoints,
         config=prepared.config,

@@ -26,6 +26,7 @@ from megas2s.models.weights import open_weights
 from megas2s.spec import nearest, parse, plain, read_yaml, spec
 from megas2s.train.placement import check_parts
 from megas2s.train.stage import Checkpoints, Log, Stage, check_patience
+from megas2s.train.watchdog import Watch
 
 
 @spec
@@ -115,6 +116,7 @@ class Recipe:
     model: ModelChoice
     sampling: Sampling = Sampling()
     patience: float = 1800.0  # seconds without an answer from the other ranks after which one gives up
+    watch: Watch = Watch()  # how long training may take to get further
     workers: int = 1  # loader processes per rank; 0 loads in the training process
     trial_step: bool = True  # try one step that leaves no trace before each stage, so that too large a model fails soon
     log: Log = Log()

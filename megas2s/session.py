@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import socket
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -34,8 +36,10 @@ from megas2s.train.ledger import peak_flops
 from megas2s.train.loop import Training, train
 from megas2s.train.metrics import MetricsLog, Scalars
 from megas2s.train.schedule import Schedule
+from megas2s.train.spent import Clock
 from megas2s.train.stage import Checkpoints, Log
 from megas2s.train.state import TrainState
+from megas2s.train.watchdog import Watch, Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +53,7 @@ class Session:
     seed: int
     workers: int
     trial_step: bool
+    watch: Watch
     log: Log
     checkpoints: Checkpoints
     config: ModelConfig
@@ -96,10 +101,22 @@ def train_session(session: Session, *, saved_step: int) -> None:
     if dist.is_main():
         session.begin()
     state = saved.state if saved is not None else TrainState()
+    clock = Clock(session.run, session.stage, state.step)
+    dog = Watchdog(session.run, session.watch, launch=agree.told(f"{time.time_ns()}"))
+    try:
+        _train(session, saved, state, clock, dog)
+    finally:
+        dog.close()
+    log.info("stage %s is complete: %s", session.stage, session.folder / checkpoint.WEIGHTS)
+
+
+def _train(session: Session, saved: checkpoint.Saved | None, state: TrainState, clock: Clock, dog: Watchdog) -> None:
+    """From a state to the end, watched and timed."""
     for line in session.announcement(state):
         log.info("%s", line)
     engine = make_engine(session.engine, setup(session, saved.weights.tensor if saved else session.initial()))
-    record.append(session.run, session.seed)
+    hosts = dist.gather_texts(socket.gethostname())
+    record.append(session.run, session.seed, hosts)
     place = dist.data_place()
     loader = Loader(
         session.batch,
@@ -109,6 +126,7 @@ def train_session(session: Session, *, saved_step: int) -> None:
         world_size=place.world_size,
         workers=session.workers,
         pin_memory=torch.cuda.is_available(),
+        patience=session.watch.batch,
     )
     metrics = MetricsLog(session.run, session.stage, resumed_at=state.step, tensorboard=session.log.tensorboard)
     training = Training(
@@ -133,12 +151,15 @@ def train_session(session: Session, *, saved_step: int) -> None:
         tokens_per_step=session.tokens_per_step,
         flops_per_step=session.flops_per_step,
         peak_flops=_peak(session.precision),
+        dog=dog,
+        clock=clock,
+        hosts=hosts,
+        straggler=session.watch.straggler,
         best=session.best,
     )
     train(training, state, saved, trial=session.trial_step)
     metrics.close()
     engine.close()
-    log.info("stage %s is complete: %s", session.stage, session.folder / checkpoint.WEIGHTS)
 
 
 def setup(session: Session, initial: SomeValues) -> Setup:

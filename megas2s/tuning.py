@@ -42,7 +42,16 @@ from megas2s.train.placement import spans_of
 from megas2s.train.state import TrainState
 
 # Where a run is trained and how often it reports, and how long its ranks and loaders wait.
-FREE: tuple[str, ...] = ("run", "engine", "micro_batch", "activation_checkpointing", "log", "checkpoints", "trial_step")
+FREE: tuple[str, ...] = (
+    "run",
+    "engine",
+    "micro_batch",
+    "activation_checkpointing",
+    "log",
+    "checkpoints",
+    "trial_step",
+    "watch",
+)
 FREE += ("workers", "patience")
 
 

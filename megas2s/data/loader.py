@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from megas2s.data.mixture import Mixture
 from megas2s.data.windows import Unit
-from megas2s.errors import Refusal
+from megas2s.errors import LostRank, Refusal
 from megas2s.labels import IGNORED
 from megas2s.rng import generator
 
@@ -102,7 +102,8 @@ class Samples:
 class Loader:
     """A rank's micro-batches, step by step, prepared by `workers` processes (0: in this one).
 
-    `wait_seconds` is the time spent so far waiting for a batch: the share of a run that its loader costs.
+    `wait_seconds` is the time spent so far waiting for a batch: the share of a run that its loader costs. A process
+    that delivers nothing for `patience` seconds (0: it may take any time) is named and given up.
     """
 
     def __init__(
@@ -115,6 +116,7 @@ class Loader:
         world_size: int = 1,
         workers: int = 0,
         pin_memory: bool = False,
+        patience: float = 0.0,
     ) -> None:
         self._batch = batch
         self._rows = rows
@@ -123,6 +125,8 @@ class Loader:
         self._world_size = world_size
         self._workers = workers
         self._pin_memory = pin_memory
+        self._patience = patience if workers else 0.0
+        self._received = 0
         self._processes: list[BaseProcess] = []
         self.wait_seconds = 0.0
 
@@ -142,11 +146,14 @@ class Loader:
             prefetch_factor=PREFETCHED if self._workers else None,
             pin_memory=self._pin_memory,
             worker_init_fn=_leave_ctrl_c,
+            timeout=self._patience,
         )
         before = multiprocessing.active_children()
         with _no_surprise():
             batches = iter(source)
         self._processes = [process for process in multiprocessing.active_children() if process not in before]
+        self._processes.sort(key=lambda process: int(process.name.rpartition("-")[2]))  # as they were started
+        self._received = 0
         try:
             for step in _steps(first, stop):
                 received = [self._next(batches) for _ in self.numbers(step)]
@@ -160,12 +167,20 @@ class Loader:
     def _next(self, batches: Iterator[_Packed | Refusal]) -> _Packed | Refusal:
         started = time.perf_counter()
         try:
-            return next(batches)
+            batch = next(batches)
+            self._received += 1
+            return batch
         except (RuntimeError, OSError, EOFError) as error:
             if dead := _dead(self._processes):
                 raise Refusal(
                     f"loader process {dead} died; if memory ran out, lower `workers` in the recipe or free some;"
                     " the same command continues"
+                ) from error
+            if "timed out" in str(error):  # DataLoader has no name for it; its processes take turns
+                stalled = self._processes[self._received % len(self._processes)].pid
+                raise LostRank(
+                    f"loader process {stalled} has delivered no batch for {self._patience:g} s; look at the disk that "
+                    "the corpus lies on, or raise watch.batch in the recipe; the same command continues"
                 ) from error
             raise
         finally:

@@ -103,6 +103,7 @@ class StepResult(NamedTuple):
     sums: Tensor
     grad_norm: float
     skipped: bool  # a gradient was no finite number, so nothing moved; in fp16 the scale was lowered
+    own_seconds: float = 0.0  # of forward passes in which this rank waited for no other; see `train.stragglers`
 
 
 class Engine(Protocol):

@@ -43,6 +43,7 @@ from megas2s.engine.compiled import drop_dead_locks, extensions_folder
 from megas2s.engine.ds_config import compose, offloads_optimizer, read_ds_config, zero_stage
 from megas2s.engine.optim import adamw, parameter_groups, rms_scales, set_lr
 from megas2s.engine.profile import profiled
+from megas2s.engine.stopwatch import Stopwatch
 from megas2s.errors import BadConfig
 from megas2s.models.parameters import Values
 from megas2s.models.transformer import Network
@@ -155,10 +156,12 @@ class ZeroEngine:
         sums = Sums(self._setup.languages, self._device)
         scales = rms_scales(self._parameters.values()) if self._setup.optimizer.scale_by_rms else None
         set_lr(self._engine.optimizer, lr, scales)
+        own = Stopwatch(self._device)
         with profiled(self._setup.profile, step, self._engine.module, writes=self._place.rank == 0):
             for index, batch in enumerate(batches):
                 torch.manual_seed(self._setup.dropout_seed(step, index, self._place.rank))
-                loss, rows = self._engine(batch, divisors, step)
+                with own.running() if self._stage < 3 else contextlib.nullcontext():
+                    loss, rows = self._engine(batch, divisors, step)
                 # DeepSpeed averages gradients over ranks; the divisors already are global.
                 self._engine.backward(loss * self._place.world_size, scale_wrt_gas=False)
                 if index == len(batches) - 1:
@@ -167,7 +170,8 @@ class ZeroEngine:
                 sums.add(batch, rows)
         skipped = bool(getattr(self._engine.optimizer, "overflow", False))
         measured = self._engine.get_global_grad_norm() if norm is None else norm
-        return StepResult(sums.tensor(), float(measured) if measured is not None else float("nan"), skipped)
+        norm = float(measured) if measured is not None else float("nan")
+        return StepResult(sums.tensor(), norm, skipped, own.seconds())
 
     def evaluate(self, batches: Sequence[Batch]) -> Tensor:
         """`Sums` of this rank's rows; every rank must pass the same number of batches."""

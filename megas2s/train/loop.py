@@ -12,15 +12,16 @@ import torch
 from torch import Tensor
 
 from megas2s import dist
-from megas2s.engine.base import Batch, Engine
+from megas2s.engine.base import Batch, Engine, StepResult
 from megas2s.labels import IGNORED
 from megas2s.models.config import ModelConfig
-from megas2s.train import best, checkpoint
+from megas2s.train import best, checkpoint, spent, stragglers
 from megas2s.train.metrics import MetricsLog, Scalars, console_line, losses_from
 from megas2s.train.samples import reconstructions
 from megas2s.train.schedule import Schedule
 from megas2s.train.stage import Checkpoints, Log
 from megas2s.train.state import TrainState, every
+from megas2s.train.watchdog import Watchdog
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,10 @@ class Training:
     tokens_per_step: int  # raw tokens over all ranks
     flops_per_step: float  # over all ranks
     peak_flops: float | None  # of one rank's device
+    dog: Watchdog
+    clock: spent.Clock
+    hosts: Sequence[str]  # of each rank
+    straggler: float  # times the median rank's own time in a step, from which a rank is named; 0: none is
     best: best.Best | None = None  # which weights it ends with; the last ones where absent
 
 
@@ -60,10 +65,12 @@ def train(run: Training, state: TrainState, saved: checkpoint.Saved | None, *, t
     window = _Window(run, state)
     kept = best.tell(run.folder) if run.best is not None else None
     for batches in run.batches_from(state.step):
+        run.dog.enter("step", state.step + 1)
+        window.begin_step()
         lr = run.schedule.at(state.step, steps=run.steps)
         result = run.engine.train_step(batches, step=state.step, lr=lr)
         state = state.after(tokens=run.tokens_per_step, skipped=result.skipped)
-        window.add(result.sums, result.grad_norm)
+        window.add(result)
         saving = every(run.checkpoints.every, state.step) and state.step < run.steps
         # No report reaches back over a checkpoint: a run that resumes there could not repeat it.
         if every(run.log.every, state.step) or saving or state.step == run.steps:
@@ -139,6 +146,8 @@ def evaluate(run: Training, state: TrainState) -> Scalars:
     """Held-out losses by part and language, and what else is found out; collective."""
     if not run.log.evaluate_every or not run.heldout:
         return {}
+    run.dog.enter("evaluate", state.step)
+    started = time.perf_counter()
     sums = dist.sum_over_ranks(run.engine.evaluate(run.heldout))
     values = losses_from(sums, run.engine.part_weights(), run.languages)
     measured = run.measures(run.engine)
@@ -147,6 +156,7 @@ def evaluate(run: Training, state: TrainState) -> Scalars:
     run.metrics.say(
         " | ".join([f"{run.stage} {state.step}/{run.steps}", f"held-out loss {values['loss']:.4f}", *found])
     )
+    run.clock.other("evaluate", state.step, time.perf_counter() - started)
     return values | measured
 
 
@@ -160,9 +170,13 @@ def show_samples(run: Training, state: TrainState) -> None:
 
 def save(run: Training, state: TrainState, *, needed: Path | None) -> None:
     """Publish a checkpoint, then delete those that need not stay; `needed` must."""
+    run.dog.enter("save", state.step)
+    started = time.perf_counter()
     folder = checkpoint.step_folder(run.folder, state.step)
     checkpoint.save(folder, run.engine, state, run.config, run.metadata, binding=run.binding)
     _retain(run, state, needed=needed)
+    run.clock.other("save", state.step, time.perf_counter() - started)
+    run.metrics.show("time", state.step, spent.shares(run.clock.summarise()))
 
 
 def _retain(run: Training, state: TrainState, *, needed: Path | None) -> None:
@@ -182,18 +196,23 @@ class _Window:
         self._sums: Tensor | None = None
         self._norm = 0.0
         self._from = state
-        self._seconds = 0.0
+        self._seconds = self._own = 0.0
         self._waited = self._run.waited()
 
     def go_on(self) -> None:
         """Start the clock of the next step; an evaluation or a save since the last one is not counted."""
         self._started = time.perf_counter()
 
-    def add(self, sums: Tensor, grad_norm: float) -> None:
+    def begin_step(self) -> None:
+        """The batches of the next step are there."""
+        self._own += time.perf_counter() - self._started
+
+    def add(self, result: StepResult) -> None:
         """Count one step in."""
         self._seconds += time.perf_counter() - self._started
-        self._sums = sums if self._sums is None else self._sums + sums
-        self._norm = grad_norm
+        self._own += result.own_seconds
+        self._sums = result.sums if self._sums is None else self._sums + result.sums
+        self._norm = result.grad_norm
 
     def report(self, state: TrainState, lr: float) -> None:
         """Report the steps since the last time, where there are any, and begin again."""
@@ -220,7 +239,15 @@ class _Window:
             values["mfu"] = flops / world / run.peak_flops
         run.metrics.scalars("train", state.step, values)
         run.metrics.say(console_line(run.stage, state.step, run.steps, values))
+        run.clock.steps(self._from.step + 1, state.step, seconds=seconds, waited=run.waited() - self._waited)
+        if run.straggler and world > 1:
+            self._name_stragglers(seconds / steps, steps)
         self._begin(state)
+
+    def _name_stragglers(self, step: float, steps: int) -> None:
+        own, factor = self._own / steps, self._run.straggler
+        for line in stragglers.sentences(own, hosts=self._run.hosts, factor=factor, step=step, steps=steps):
+            self._run.metrics.say(line)
 
 
 def _memory_gib() -> float:

@@ -6,17 +6,20 @@ of an interrupted run equals that of an undisturbed one.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
+import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from megas2s import dist, files
+from megas2s.errors import DiskTrouble
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +59,8 @@ class MetricsLog:
         self._run = run
         self._jsonl = run / "metrics.jsonl"
         self._board: SummaryWriter | None = None
+        self._pending = ""  # lines for the log that the disk has not taken
+        self._warned: set[str] = set()
         self._speaks = dist.is_main()
         if not self._speaks:
             return
@@ -64,7 +69,7 @@ class MetricsLog:
         if tensorboard:
             self._board_folder = run / "tensorboard" / stage
             threading.excepthook = _board_fails_quietly
-            with files.disk_trouble(self._board_folder):
+            with self._board_may_fail():
                 self._board = SummaryWriter(str(self._board_folder), purge_step=resumed_at + 1)
 
     def scalars(self, kind: str, step: int, values: Mapping[str, float]) -> None:
@@ -72,19 +77,27 @@ class MetricsLog:
         if not self._speaks:
             return
         record = {"stage": self._stage, "kind": kind, "step": step, **_finite(values)}
-        with files.disk_trouble(self._jsonl), open(self._jsonl, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        self._pending += json.dumps(record) + "\n"
+        self._write_pending()
+        self.show(kind, step, values)
+
+    def show(self, kind: str, step: int, values: Mapping[str, float]) -> None:
+        """`values` in TensorBoard alone."""
         if self._board is not None:
-            with files.disk_trouble(self._board_folder):
+            with self._board_may_fail():
                 for name, value in values.items():
                     self._board.add_scalar(tag(kind, name), value, step)
 
     def text(self, name: str, step: int, text: str) -> None:
         """Keep a text in the run's `samples` folder and show it in TensorBoard."""
         if self._speaks:
-            files.write_text(self._run / "samples" / f"{self._stage}_{step:08d}.md", text + "\n")
+            path = self._run / "samples" / f"{self._stage}_{step:08d}.md"
+            try:
+                files.write_text(path, text + "\n")
+            except (DiskTrouble, OSError) as error:
+                self._warn(f"{path} is not written: {error}")
         if self._board is not None:
-            with files.disk_trouble(self._board_folder):
+            with self._board_may_fail():
                 self._board.add_text(name, text, step)
 
     def say(self, line: str) -> None:
@@ -93,10 +106,39 @@ class MetricsLog:
             log.info("%s", line)
 
     def close(self) -> None:
-        """Write out what is buffered."""
+        """Write out what is buffered; raises DiskTrouble where reports could not be written to the end."""
         if self._board is not None:
-            with files.disk_trouble(self._board_folder):
+            with self._board_may_fail():
                 self._board.close()
+        if self._pending:
+            with files.disk_trouble(self._jsonl), open(self._jsonl, "a", encoding="utf-8") as file:
+                file.write(self._pending)
+
+    def _write_pending(self) -> None:
+        """Add what is not in the log yet; a disk that does not take it now is asked again with the next report."""
+        size = self._jsonl.stat().st_size if self._jsonl.exists() else 0
+        try:
+            with open(self._jsonl, "a", encoding="utf-8") as file:
+                file.write(self._pending)
+            self._pending = ""
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.truncate(self._jsonl, size)  # without the part of a line that found room
+            self._warn(f"{self._jsonl} does not take reports ({error.strerror}); they are kept and tried again")
+
+    @contextlib.contextmanager
+    def _board_may_fail(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._board = None
+            self._warn(f"TensorBoard's files are not written any more ({error}); metrics.jsonl has the same numbers")
+
+    def _warn(self, sentence: str) -> None:
+        """Say a trouble of the log once: training goes on, and would say it at every report."""
+        if sentence not in self._warned:
+            self._warned.add(sentence)
+            log.warning("%s", sentence)
 
 
 def tag(kind: str, name: str) -> str:

@@ -12,7 +12,6 @@ import logging
 import os
 import platform
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -57,9 +56,8 @@ def describe(seed: int, hosts: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def append(run: Path, seed: int) -> None:
-    """Add this launch to `run.json`, the list of all launches of a run; collective, rank 0 writes."""
-    hosts = dist.gather_texts(socket.gethostname())
+def append(run: Path, seed: int, hosts: Sequence[str]) -> None:
+    """Add this launch to `run.json`, the list of all launches of a run; rank 0 writes. `hosts` has each rank's."""
     if not dist.is_main():
         return
     path = run / "run.json"

@@ -45,8 +45,8 @@ def test_secrets_do_not_reach_the_record():
 
 def test_every_launch_is_added_to_the_record(tmp_path, monkeypatch):
     monkeypatch.setenv("MY_API_KEY", "visible")
-    record.append(tmp_path, seed=3)
-    record.append(tmp_path, seed=3)
+    record.append(tmp_path, 3, ["here"])
+    record.append(tmp_path, 3, ["here"])
     launches = files.read_json(tmp_path / "run.json")
     assert len(launches) == 2
     assert launches[0]["seed"] == 3
@@ -61,7 +61,7 @@ def test_ranks_are_compared_by_their_python_torch_and_deepspeed():
 def test_a_damaged_record_is_named_before_another_launch_is_added(tmp_path):
     (tmp_path / "run.json").write_text('[{"git":')
     with pytest.raises(BadCheckpoint, match=r"run\.json is damaged; restore it from a copy, or remove it"):
-        record.append(tmp_path, seed=1)
+        record.append(tmp_path, 1, ["here"])
     assert (tmp_path / "run.json").read_text() == '[{"git":'
 
 
