@@ -8,10 +8,11 @@ from megas2s.place import place
 
 
 def main() -> None:
-    arguments = cli.recipe_parser(
+    parser = cli.recipe_parser(
         "Fine-tune on a task, then answer its test set. The same command continues after any interruption.",
         dry_run="load, check and plan everything, train nothing",
-    ).parse_intermixed_args()
+    )
+    arguments = cli.may_change(parser).parse_intermixed_args()
 
     from megas2s import finetuning, tuning
 
@@ -29,7 +30,7 @@ def main() -> None:
     from megas2s.engine import leave
     from megas2s.finetune import finetune
 
-    answers_left = finetune(recipe)
+    answers_left = finetune(recipe, allowed=arguments.allow_change)
     leave()
     if answers_left:
         # Engines leave memory behind, so the answers are given by this process made new: same id, same environment.

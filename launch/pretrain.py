@@ -8,10 +8,11 @@ from megas2s.place import place
 
 
 def main() -> None:
-    arguments = cli.recipe_parser(
+    parser = cli.recipe_parser(
         "Pretrain the stages of a recipe, one after another. The same command continues after any interruption.",
         dry_run="load, check and plan everything, train nothing",
-    ).parse_intermixed_args()  # overrides may stand before and after flags
+    )
+    arguments = cli.may_change(parser).parse_intermixed_args()  # overrides may stand before and after flags
 
     from megas2s.recipe import dump_recipe, load_recipe
 
@@ -32,7 +33,7 @@ def main() -> None:
     from megas2s.engine import leave
     from megas2s.pretrain import pretrain
 
-    another = pretrain(recipe)
+    another = pretrain(recipe, allowed=arguments.allow_change)
     leave()
     if another:
         # Engines leave memory behind, so the next stage begins in this process made new: same id, same environment.

@@ -87,6 +87,19 @@ def recipe_parser(description: str, *, dry_run: str) -> argparse.ArgumentParser:
     return arguments
 
 
+def may_change(arguments: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add --allow-change to a script that continues what it began."""
+    arguments.add_argument(
+        "--allow-change",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="go on though this key of the recipe is not as it was, by its dotted name as the refusal says it; "
+        "* stands for any part; can be repeated",
+    )
+    return arguments
+
+
 def look_first(arguments: argparse.ArgumentParser, *, dry_run: str) -> None:
     """Add --print-config and --dry-run to a script that takes no recipe; `dry_run` is what the latter does there."""
     arguments.add_argument("--print-config", action="store_true", help="print all settings as YAML and stop")

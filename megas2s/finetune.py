@@ -14,6 +14,7 @@ import functools
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,10 @@ log = logging.getLogger(__name__)
 RESULTS = "results.json"
 
 
-def finetune(recipe: Finetuning) -> bool:
+def finetune(recipe: Finetuning, *, allowed: Sequence[str] = ()) -> bool:
     """Train to the end or, where that is done, answer dev and test set. True when the answers are left; collective.
+
+    What is there must be of this recipe, but for keys that match a pattern of `allowed` (see `train.binding`).
 
     The caller answers in a process made new (`launch/finetune.py` re-executes itself): engines leave memory behind.
     """
@@ -57,7 +60,7 @@ def finetune(recipe: Finetuning) -> bool:
     join(recipe.patience)
     dist.lay_out(pipe_stages(recipe.engine))
     session = _session(prepared, micro_batch)
-    step = json.loads(agree.told(json.dumps(_progress(session)) if dist.is_main() else ""))
+    step = json.loads(agree.told(json.dumps(_progress(session, allowed)) if dist.is_main() else ""))
     if step is not None:
         train_session(session, saved_step=step)
         return True
@@ -68,17 +71,17 @@ def finetune(recipe: Finetuning) -> bool:
     return False
 
 
-def _progress(session: Session) -> int | None:
+def _progress(session: Session, allowed: Sequence[str]) -> int | None:
     """The step of the checkpoint to go on from, 0 for the beginning, None where training is complete."""
     if checkpoint.is_complete(session.folder):
-        checkpoint.check_complete(session.folder, session.binding)
+        checkpoint.check_complete(session.folder, session.binding, allowed)
         return None
     if session.best is not None and best.marked(session.folder) is not None:
-        checkpoint.check_weights(session.folder / best.FOLDER, session.binding)
+        checkpoint.check_weights(session.folder / best.FOLDER, session.binding, allowed)
     saved = checkpoint.newest(session.folder)
     if saved is None:
         return 0
-    checkpoint.check_binding(saved, session.binding)
+    checkpoint.check_binding(saved, session.binding, allowed)
     return saved.state.step
 
 

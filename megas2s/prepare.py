@@ -37,6 +37,7 @@ from megas2s.train.assemble import (
     stage_data,
     stage_frozen,
 )
+from megas2s.train.binding import code
 from megas2s.train.flops import StepSize, step_flops
 from megas2s.train.ledger import step_size
 from megas2s.train.placement import spans_of
@@ -185,6 +186,7 @@ def bound(recipe: Recipe, prepared: Prepared, corpus: Corpus) -> dict[str, str]:
         del stage[free]
     return flat(
         {
+            **code(),
             "seed": recipe.seed,
             "corpus": corpus.digest,
             "tokenizer": corpus.fingerprint,

@@ -45,8 +45,11 @@ log = logging.getLogger(__name__)
 VERIFIED = "verified.json"  # in the run folder: which shards have been read and hashed, and when they last changed
 
 
-def pretrain(recipe: Recipe) -> bool:
-    """Train the first incomplete stage to its end. True when another stage is left after it; collective."""
+def pretrain(recipe: Recipe, *, allowed: Sequence[str] = ()) -> bool:
+    """Train the first incomplete stage to its end. True when another stage is left after it; collective.
+
+    What is there must be of this recipe, but for keys that match a pattern of `allowed` (see `train.binding`).
+    """
     place = dist.place()
     recipe.check_ranks(place.world_size)
     corpus, tokenizer = open_corpus(recipe)
@@ -58,7 +61,7 @@ def pretrain(recipe: Recipe) -> bool:
     if dist.is_main():
         lock.hold(run)
     join(recipe.patience)
-    text = json.dumps(_find_next(recipe, prepared, corpus)) if dist.is_main() else ""
+    text = json.dumps(_find_next(recipe, prepared, corpus, allowed)) if dist.is_main() else ""
     following = Next(*json.loads(agree.told(text)))
     if not following.left:
         log.info("every stage is complete; weights lie in %s/<stage>/weights", run)
@@ -77,12 +80,12 @@ class Next(NamedTuple):
     step: int = 0  # of the checkpoint that it goes on from; 0 begins it
 
 
-def _find_next(recipe: Recipe, prepared: Sequence[Prepared], corpus: Corpus) -> Next:
+def _find_next(recipe: Recipe, prepared: Sequence[Prepared], corpus: Corpus, allowed: Sequence[str]) -> Next:
     """Find out how far the run has come, and verify what it goes on from; all of it must be of this recipe."""
     left = []
     for number, one in enumerate(prepared):
         if checkpoint.is_complete(recipe.folder(one.stage)):
-            checkpoint.check_complete(recipe.folder(one.stage), bound(recipe, one, corpus))
+            checkpoint.check_complete(recipe.folder(one.stage), bound(recipe, one, corpus), allowed)
         else:
             left.append(number)
     if not left:
@@ -90,7 +93,7 @@ def _find_next(recipe: Recipe, prepared: Sequence[Prepared], corpus: Corpus) -> 
     one = prepared[left[0]]
     saved = checkpoint.newest(recipe.folder(one.stage))
     if saved is not None:
-        checkpoint.check_binding(saved, bound(recipe, one, corpus))
+        checkpoint.check_binding(saved, bound(recipe, one, corpus), allowed)
     elif (start := start_folder(recipe, one.stage)) is not None:
         verify_weights(start)
     return Next(len(left), left[0], saved.state.step if saved is not None else 0)

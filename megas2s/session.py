@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from megas2s import dist
+from megas2s import dist, files
 from megas2s.data.loader import Batch, Loader
 from megas2s.engine import EngineSpec, make_engine
 from megas2s.engine.base import Engine, Losses, Precision, Profile, Setup
@@ -101,6 +101,9 @@ def train_session(session: Session, *, saved_step: int) -> None:
     if dist.is_main():
         session.begin()
     state = saved.state if saved is not None else TrainState()
+    if saved is not None:
+        checkpoint.check_shapes(saved, session.config)
+        _tell_of_other_code(saved.folder)
     clock = Clock(session.run, session.stage, state.step)
     dog = Watchdog(session.run, session.watch, launch=agree.told(f"{time.time_ns()}"))
     try:
@@ -205,6 +208,12 @@ def _look(session: Session, start: Path | None) -> list[str]:
         *session.look,
         f"{start} ({found})" if found is not None else f"nothing at {start}",
     ]
+
+
+def _tell_of_other_code(folder: Path) -> None:
+    made, now = files.read_manifest(folder).get("git", "unknown"), record.git_revision()
+    if made != now:
+        log.warning("%s was written by the code at %s, and goes on with that at %s", folder, made, now)
 
 
 def _peak(precision: Precision) -> float | None:

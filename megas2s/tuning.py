@@ -37,6 +37,7 @@ from megas2s.tokenizer.load import Tokenizer
 from megas2s.train import checkpoint
 from megas2s.train.assemble import flat
 from megas2s.train.best import LOSS, Best, value_of
+from megas2s.train.binding import code
 from megas2s.train.flops import StepSize
 from megas2s.train.placement import spans_of
 from megas2s.train.state import TrainState
@@ -198,7 +199,9 @@ def bound(prepared: Prepared) -> dict[str, str]:
         kept["log"] = {name: getattr(prepared.recipe.log, name) for name in ("evaluate_every", "heldout_rows")}
     kept["data"] = {**prepared.digests, **{key: value for key, value in kept["data"].items() if key not in SPLITS}}
     kept["init"] = checkpoint.digest(prepared.reader.folder)
-    return flat({**kept, "tokenizer": prepared.stored.fingerprint, "model": dataclasses.asdict(prepared.config)})
+    return flat(
+        {**code(), **kept, "tokenizer": prepared.stored.fingerprint, "model": dataclasses.asdict(prepared.config)}
+    )
 
 
 def _knows_labels(prepared: Prepared) -> bool:

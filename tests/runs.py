@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,9 +62,9 @@ class Finished(NamedTuple):
         return [line["loss"] for line in self.log(stage) if line["kind"] == kind]
 
 
-def train_all(data: dict) -> Finished:
+def train_all(data: dict, *, allowed: Sequence[str] = ()) -> Finished:
     recipe = parse(Recipe, data, source="recipe")
-    while pretrain(recipe):
+    while pretrain(recipe, allowed=allowed):
         pass
     return Finished(Path(data["run"]))
 
@@ -77,7 +77,7 @@ def tune(data: dict) -> Finished:
 
 
 @contextlib.contextmanager
-def training(run: Callable[[dict], Finished] = train_all) -> Iterator[Callable[[dict], Finished]]:
+def training(run: Callable[..., Finished] = train_all) -> Iterator[Callable[..., Finished]]:
     """Train all stages of a recipe, given as plain data, in this process; raises what training raises."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

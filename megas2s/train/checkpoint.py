@@ -20,7 +20,7 @@ import logging
 import math
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ from megas2s.models.config import ModelConfig
 from megas2s.models.parameters import parameter_shapes
 from megas2s.models.weights import TensorFolder, WeightsReader, open_tensors, open_weights, save_tensors, save_weights
 from megas2s.train import agree, record
+from megas2s.train.binding import refuse_other
 from megas2s.train.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -194,22 +195,33 @@ def digest(folder: Path) -> str | None:
     return hashlib.sha256(b"".join(found)).hexdigest()[:12]
 
 
-def check_binding(saved: Saved, binding: Mapping[str, str]) -> None:
-    """Refuse a checkpoint that another recipe, corpus or tokenizer made, naming the first difference."""
-    _refuse_other(saved.folder, files.read_json(saved.folder / STATE)["binding"], binding)
+def check_binding(saved: Saved, binding: Mapping[str, str], allowed: Sequence[str] = ()) -> None:
+    """Refuse a checkpoint that is bound to something else, but for keys that match a pattern of `allowed`."""
+    refuse_other(saved.folder, files.read_json(saved.folder / STATE)["binding"], binding, allowed)
 
 
-def check_complete(stage_folder: Path, binding: Mapping[str, str]) -> None:
-    """Refuse a complete stage that another recipe, corpus or tokenizer made: it would pass for this one's."""
-    check_weights(stage_folder / WEIGHTS, binding)
+def check_shapes(saved: Saved, config: ModelConfig) -> None:
+    """Refuse a checkpoint whose tensors have other shapes than the model's: no change of those can be allowed."""
+    made, now = parameter_shapes(saved.weights.config), parameter_shapes(config)
+    for name in sorted(made.keys() | now.keys()):
+        if made.get(name) != now.get(name):
+            raise BadCheckpoint(
+                f"{saved.folder}: {name} has the shape {made.get(name, 'of nothing')}, the recipe asks for "
+                f"{now.get(name, 'none')}; put the model's shape back, or choose another run folder"
+            )
 
 
-def check_weights(weights: Path, binding: Mapping[str, str]) -> None:
-    """Refuse published weights that another recipe, corpus or tokenizer made."""
+def check_complete(stage_folder: Path, binding: Mapping[str, str], allowed: Sequence[str] = ()) -> None:
+    """Refuse a complete stage that is bound to something else: it would pass for this one's."""
+    check_weights(stage_folder / WEIGHTS, binding, allowed)
+
+
+def check_weights(weights: Path, binding: Mapping[str, str], allowed: Sequence[str] = ()) -> None:
+    """Refuse published weights that are bound to something else."""
     made = files.read_manifest(weights).get("binding")
     if not isinstance(made, dict):
         raise BadCheckpoint(f"{weights / files.MANIFEST} is damaged; restore it from a copy")
-    _refuse_other(weights, made, binding)
+    refuse_other(weights, made, binding, allowed)
 
 
 def retain(stage_folder: Path, *, step: int, keep_last: int, keep_every: int, needed: Path | None = None) -> None:
@@ -268,15 +280,6 @@ def size(config: ModelConfig, *, trainable: int) -> int:
 
 def _step(folder: Path) -> int:
     return int(folder.name.removeprefix("step_"))
-
-
-def _refuse_other(folder: Path, made: Mapping[str, str], binding: Mapping[str, str]) -> None:
-    for key in sorted(made.keys() | binding.keys()):
-        if made.get(key) != binding.get(key):
-            raise BadCheckpoint(
-                f"{folder} belongs to another recipe: {key} was {made.get(key, 'absent')} and is now "
-                f"{binding.get(key, 'absent')}; put it back, or choose another run folder"
-            )
 
 
 def _write_collectively(folder: Path, engine: Engine, config: ModelConfig, metadata: Mapping[str, str]) -> None:

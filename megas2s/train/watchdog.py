@@ -31,6 +31,7 @@ from megas2s.spec import spec
 LOOK_SECONDS = 1.0
 BEAT_SECONDS = 10.0  # between two heartbeats on the disk
 GRACE_SECONDS = 5.0  # for the other ranks to write their stacks, and for a rank to end by itself
+STDERR = 2  # the descriptor: a notebook or a test may have put something else in the place of sys.stderr
 COLLECTIVE = ("torch/distributed/", "deepspeed/comm/")
 PACKAGE = str(Path(__file__).resolve().parents[1])
 
@@ -88,7 +89,7 @@ class Watchdog:
         self._place = _Place(section, step, time.monotonic())
         limit = getattr(self._watch, section)
         if limit:
-            faulthandler.dump_traceback_later(limit + 4 * GRACE_SECONDS, exit=True)
+            faulthandler.dump_traceback_later(limit + 4 * GRACE_SECONDS, exit=True, file=STDERR)
         else:
             faulthandler.cancel_dump_traceback_later()
 

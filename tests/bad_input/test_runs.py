@@ -23,7 +23,7 @@ def test_a_run_of_another_recipe_is_refused_and_left_as_it_was(script, recipe, c
     refused(
         result,
         4,
-        "belongs to another recipe: stage.schedule.lr was 0.001 and is now 0.002; put it back, or choose another run",
+        "belongs to another recipe: stage.schedule.lr was 0.001 and is now 0.002; put it back, allow it (",
     )
     assert content(interrupted) == before
 
