@@ -161,6 +161,7 @@ def _train(session: Session, saved: checkpoint.Saved | None, state: TrainState, 
         best=session.best,
     )
     train(training, state, saved, trial=session.trial_step)
+    clock.summarise()
     metrics.close()
     engine.close()
 

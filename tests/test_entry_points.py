@@ -226,7 +226,7 @@ def test_a_dry_run_of_a_task_says_what_would_be_learnt_and_writes_nothing(call, 
 
 def test_a_task_is_answered_by_a_process_made_new(call, task, monkeypatch):
     happened = []
-    monkeypatch.setattr("megas2s.finetune.finetune", lambda recipe: happened.append("trained") or True)
+    monkeypatch.setattr("megas2s.finetune.finetune", lambda recipe, allowed: happened.append("trained") or True)
     monkeypatch.setattr(os, "execv", lambda *words: happened.append("new"))
     assert call(TASK, task)[0] == 0
     assert happened == ["trained", "new"]
@@ -296,7 +296,7 @@ def test_of_several_ranks_the_first_prints_and_the_others_look_silently(call, re
 
 def test_a_rank_is_made_new_once_all_ranks_are_done_and_out_of_its_process_group(call, recipe, monkeypatch):
     happened = []
-    monkeypatch.setattr("megas2s.pretrain.pretrain", lambda recipe: happened.append("trained") or True)
+    monkeypatch.setattr("megas2s.pretrain.pretrain", lambda recipe, allowed: happened.append("trained") or True)
     monkeypatch.setattr("torch.distributed.barrier", lambda: happened.append("all here"))
     monkeypatch.setattr(os, "execv", lambda *words: happened.append(f"new, {dist.active()}"))
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)

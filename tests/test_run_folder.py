@@ -41,7 +41,7 @@ def metrics(run) -> list[dict]:
 def test_it_holds_what_is_said_and_nothing_else(run):
     found = {path.name for path in run.iterdir()}
     assert found == {
-        *("recipe.yaml", "run.json", "verified.json", "metrics.jsonl"),
+        *("recipe.yaml", "run.json", "verified.json", "metrics.jsonl", "time.jsonl", "summary.md"),
         *("both", "logs", "samples", "tensorboard", "tokenizer"),
     }
     assert {path.name for path in (run / "both").iterdir()} == {"checkpoints", "weights"}
@@ -101,13 +101,21 @@ def test_tensorboard_shows_the_same_and_the_samples(run, metrics):
         if key not in ("stage", "kind", "step")
     }
     shown = {(tag, event.step): event.value for tag in board.Tags()["scalars"] for event in board.Scalars(tag)}
+    times = {name: shown.pop((name, step)) for name, step in list(shown) if name.startswith("time/")}
     assert shown == pytest.approx(written, rel=1e-6)
+    assert sum(value for name, value in times.items() if name != "time/launches") == pytest.approx(1.0)
+    assert times["time/launches"] == 1
     texts = [(event.step, event.tensor_proto) for event in board.Tensors("reconstructions/text_summary")]
     samples = {path.name: path.read_text(encoding="utf-8") for path in (run / "samples").iterdir()}
     assert samples.keys() == {"both_00000002.md", "both_00000004.md"}
     assert {f"both_{step:08d}.md": text.string_val[0].decode() + "\n" for step, text in texts} == samples
     for text in samples.values():
         assert text.count("**source** ") == text.count("tokens right") > 0
+
+
+def test_the_summary_says_where_the_time_went(run):
+    text = (run / "summary.md").read_text(encoding="utf-8")
+    assert re.match(r"# run\n\n[\d.]+% of \S+ in 1 launch was training that stayed\.\n", text)
 
 
 def test_checkpoints_and_weights_are_whole(run, metrics):

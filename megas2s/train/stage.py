@@ -20,7 +20,7 @@ from megas2s.spec import spec
 from megas2s.train.schedule import Schedule
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-RUN_FOLDERS = ("tokenizer", "logs", "samples", "tensorboard")
+RUN_FOLDERS = ("tokenizer", "logs", "samples", "tensorboard", "heartbeats", "hangs")
 
 
 @spec

@@ -98,7 +98,9 @@ class Watchdog:
         self._closed.set()
         self._thread.join()
         faulthandler.cancel_dump_traceback_later()
-        self._beat.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._beat.unlink(missing_ok=True)
+            self._beat.parent.rmdir()  # by the last rank; for the others it is not empty
 
     def _look(self) -> None:
         beaten = -math.inf
