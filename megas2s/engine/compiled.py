@@ -34,8 +34,9 @@ def extensions_folder() -> Path:
 def drop_dead_locks(folder: Path) -> list[Path]:
     """Take away the marks of compilations that nobody does any more; those taken away.
 
-    A process that compiles has its mark open. On a file system that other hosts may share, where the process cannot be
-    seen, a mark is left alone.
+    A process that compiles has its mark open, and so has one that looks whether there is something to compile: ranks
+    that start together make and drop marks all the time. A mark that goes, or is another file, while processes are
+    asked for it is alive. On a file system that other hosts may share, where processes cannot be seen, a mark is left.
 
     Raises:
         BadConfig: such a mark is older than any compilation takes, and a run would wait for it.
@@ -56,20 +57,30 @@ def _locks(folder: Path) -> list[Path]:
 
 
 def _is_dead(lock: Path) -> bool:
-    try:
-        age = time.time() - lock.stat().st_mtime
-    except FileNotFoundError:  # its compilation has just ended
-        return False
-    if _held(lock) or lock.stat().st_uid != os.getuid():
+    seen = _stat(lock)
+    if seen is None or seen.st_uid != os.getuid() or _held(lock) or not _same(seen, _stat(lock)):
         return False
     if _file_system(lock) in OF_ONE_HOST:
         return True
+    age = time.time() - seen.st_mtime
     if age > LONGEST:
         raise BadConfig(
             f"{lock} says that an extension is being compiled, on another host perhaps, for {age / 60:.0f} minutes; "
             "where no host compiles any more, remove it"
         )
     return False
+
+
+def _stat(lock: Path) -> os.stat_result | None:
+    try:
+        return lock.stat()
+    except FileNotFoundError:  # its compilation has just ended
+        return None
+
+
+def _same(one: os.stat_result, other: os.stat_result | None) -> bool:
+    # A file system gives a number to another file as soon as it is free: the time tells them apart.
+    return other is not None and (one.st_ino, one.st_ctime_ns) == (other.st_ino, other.st_ctime_ns)
 
 
 def _held(lock: Path) -> bool:

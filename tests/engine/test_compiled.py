@@ -59,6 +59,28 @@ def test_on_a_shared_file_system_a_mark_is_left_until_it_is_too_old(lock: Path, 
     assert lock.exists()
 
 
+def test_marks_that_come_and_go_while_ranks_start_are_left_in_peace(lock: Path, tmp_path: Path, monkeypatch):
+    lock.touch()
+    held = compiled._held
+
+    def ended(path: Path) -> bool:
+        path.unlink()
+        return held(path)
+
+    monkeypatch.setattr(compiled, "_held", ended)
+    assert drop_dead_locks(tmp_path) == []
+
+    def renewed(path: Path) -> bool:
+        path.unlink()
+        path.touch()
+        return held(path)
+
+    lock.touch()
+    monkeypatch.setattr(compiled, "_held", renewed)
+    assert drop_dead_locks(tmp_path) == []
+    assert lock.exists()
+
+
 def test_a_folder_that_is_not_there_has_no_marks(tmp_path: Path):
     assert drop_dead_locks(tmp_path / "none") == []
 
