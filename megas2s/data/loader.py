@@ -30,6 +30,7 @@ from megas2s.data.mixture import Mixture
 from megas2s.data.windows import Unit
 from megas2s.errors import LostRank, Refusal
 from megas2s.labels import IGNORED
+from megas2s.processes import without_ctrl_c
 from megas2s.rng import generator
 
 PREFETCHED = 4  # micro-batches that each worker prepares ahead
@@ -145,11 +146,10 @@ class Loader:
             num_workers=self._workers,
             prefetch_factor=PREFETCHED if self._workers else None,
             pin_memory=self._pin_memory,
-            worker_init_fn=_leave_ctrl_c,
             timeout=self._patience,
         )
         before = multiprocessing.active_children()
-        with _no_surprise():
+        with _no_surprise(), without_ctrl_c():
             batches = iter(source)
         self._processes = [process for process in multiprocessing.active_children() if process not in before]
         self._processes.sort(key=lambda process: int(process.name.rpartition("-")[2]))  # as they were started
@@ -292,11 +292,6 @@ class _MicroBatches:
 
 def _steps(first: int, stop: int | None) -> Iterator[int]:
     return itertools.count(first) if stop is None else iter(range(first, stop))
-
-
-def _leave_ctrl_c(_worker: int) -> None:
-    """Ctrl-C reaches the whole group of processes; it is for the parent to answer, which ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextlib.contextmanager

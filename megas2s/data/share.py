@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import secrets
 import shutil
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -25,7 +24,7 @@ from megas2s.data.pieces import Piece
 from megas2s.data.screen import Screen, Screening
 from megas2s.data.tokenise import Encoder, Ids, Tokenised, tokenise_block
 from megas2s.errors import Refusal
-from megas2s.processes import end_with_parent
+from megas2s.processes import end_with_parent, without_ctrl_c
 
 CLAIMS = "claims"
 REFUSED = "refused"  # a file that tells the other ranks to stop
@@ -134,7 +133,8 @@ def _pooled(job: Job, numbers: Iterator[int], workers: int, told: Told) -> None:
         try:
             while True:
                 while len(running) < 2 * workers and (number := next(numbers, None)) is not None:
-                    running[pool.submit(_work, number)] = number
+                    with without_ctrl_c():  # it may start a worker
+                        running[pool.submit(_work, number)] = number
                 if not running:
                     return
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -163,7 +163,6 @@ _STATE: list[tuple[Job, Means | Refusal]] = []  # of a worker process: set once,
 
 
 def _begin(job: Job) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     end_with_parent()
     try:

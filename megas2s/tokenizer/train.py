@@ -20,7 +20,6 @@ import io
 import logging
 import multiprocessing
 import re
-import signal
 import string
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from multiprocessing.connection import Connection
@@ -31,7 +30,7 @@ from sentencepiece import SentencePieceTrainer
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from megas2s.errors import BadConfig, BadData, Refusal
-from megas2s.processes import end_with_parent
+from megas2s.processes import end_with_parent, without_ctrl_c
 from megas2s.spec import plain, spec
 from megas2s.tokenizer import folder as tokenizer_folder
 from megas2s.tokenizer.export import companions
@@ -205,11 +204,10 @@ def _apart(train: Callable[[], T]) -> T:
     context = multiprocessing.get_context("fork")  # the lines are there without being sent
     ours, theirs = context.Pipe(duplex=False)
     child = context.Process(target=_answer, args=(theirs, train), daemon=True)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # for the child, which this process ends
-    child.start()
-    theirs.close()
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        with without_ctrl_c():
+            child.start()
+        theirs.close()
         answer: T | Exception = ours.recv()
     except EOFError:
         child.join()
