@@ -37,7 +37,7 @@ from megas2s.train.assemble import (
     stage_data,
     stage_frozen,
 )
-from megas2s.train.binding import code
+from megas2s.train.binding import PLACEMENT, code
 from megas2s.train.flops import StepSize, step_flops
 from megas2s.train.ledger import step_size
 from megas2s.train.placement import spans_of
@@ -182,7 +182,7 @@ def starting_weights(recipe: Recipe, prepared: Prepared) -> SomeValues:
 def bound(recipe: Recipe, prepared: Prepared, corpus: Corpus) -> dict[str, str]:
     """What must not change between the parts of an interrupted stage. Where it runs and how often it reports may."""
     stage = plain(Stage, prepared.stage)
-    for free in ("engine", "micro_batch", "activation_checkpointing", "compile"):
+    for free in (*PLACEMENT, "compile"):
         del stage[free]
     return flat(
         {

@@ -37,23 +37,13 @@ from megas2s.tokenizer.load import Tokenizer
 from megas2s.train import checkpoint
 from megas2s.train.assemble import flat
 from megas2s.train.best import LOSS, Best, value_of
-from megas2s.train.binding import code
+from megas2s.train.binding import PLACEMENT, code
 from megas2s.train.flops import StepSize
 from megas2s.train.placement import spans_of
 from megas2s.train.state import TrainState
 
-# Where a run is trained and how often it reports, and how long its ranks and loaders wait.
-FREE: tuple[str, ...] = (
-    "run",
-    "engine",
-    "micro_batch",
-    "activation_checkpointing",
-    "log",
-    "checkpoints",
-    "trial_step",
-    "watch",
-)
-FREE += ("workers", "patience")
+# Where a run is trained, what it says and when, and how long its ranks and loaders wait.
+FREE = (*PLACEMENT, "run", "workers", "log", "checkpoints", "trial_step", "watch", "patience")
 
 
 class Prepared(NamedTuple):

@@ -21,9 +21,7 @@ from megas2s.errors import BadConfig
 
 # Where no other host can be the one that compiles.
 OF_ONE_HOST = {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "overlay", "tmpfs", "apfs", "hfs"}
-LONGEST = (
-    1800.0  # seconds that a compilation takes at most; DeepSpeed's asynchronous I/O takes ten minutes on a slow core
-)
+LONGEST = 1800.0  # seconds that a compilation takes; DeepSpeed's asynchronous I/O takes ten minutes on a slow core
 
 
 def extensions_folder() -> Path:

@@ -1,8 +1,7 @@
 """What a checkpoint belongs to: recipe, data and code, as dotted keys and texts; and what is said where they changed.
 
-What is not in a binding may change between the parts of a run: where it runs (engine, ranks, micro_batch,
-activation_checkpointing, compile, workers), what it says and when (log, checkpoints) and how long it waits (patience,
-watch). All else is refused, unless a person allows it by name.
+What is not in a binding may change between the parts of a run: where it runs, what it says and when, and how long it
+waits. All else is refused, unless a person allows it by name.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from megas2s.train import record
 
 Binding = Mapping[str, str]
 PACKAGE = "megas2s"
+PLACEMENT = ("engine", "micro_batch", "activation_checkpointing")  # keys of where a stage runs; how many ranks is none
 
 
 def code() -> dict[str, str]:

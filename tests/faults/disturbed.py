@@ -47,7 +47,6 @@ def _before_step(fault, *, only: int | None) -> None:
 
 def main() -> None:
     """Put the fault in and hand over."""
-    fault = sys.argv[1]
     launcher = [word for word in sys.argv[1:] if word.startswith("--local_rank")]
     words = [word for word in sys.argv[1:] if word not in launcher]
     fault, script, *rest = words

@@ -15,6 +15,7 @@ from tables import Values, score, table
 
 METHODS, STARTS = ("causal", "masked", "pseudo_masked"), ("pretrained", "random")
 ARMS = [f"{method}_{start}" for start in STARTS for method in METHODS]
+BEST = "pseudo_masked_pretrained"  # by the paper
 RUNS = "runs/s2sft/{task}_{{arm}}_{{seed}}"
 
 
@@ -32,18 +33,13 @@ def main() -> None:
         columns |= columns_of(task)
     table(columns, ARMS, places=2)
     print()
-    table(
-        columns,
-        [arm for arm in ARMS if arm != "pseudo_masked_pretrained"],
-        against="pseudo_masked_pretrained",
-        places=2,
-    )
+    table(columns, [arm for arm in ARMS if arm != BEST], against=BEST, places=2)
     print()
     for task in ("headline", "zero_shot"):
         spoken: dict[str, Values] = {}
         for language in ("en", "fr", "sw"):
             spoken |= columns_of(task, language)
-        table(spoken, ["pseudo_masked_pretrained"], places=2)
+        table(spoken, [BEST], places=2)
 
 
 main()
