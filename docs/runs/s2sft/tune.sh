@@ -18,7 +18,7 @@ one() { # folder of a task: its three files
 }
 
 tune qg $(one qg)
-tune translate $(one translate/en-de) length=64 target_length=64 epochs=3
+tune translate $(one translate/en-de) length=64 target_length=64 epochs=1
 tune headline length=128 target_length=40 max_positions=168 epochs=6 \
     "data.train={en: $tasks/headline/en/train.jsonl, fr: $tasks/headline/fr/train.jsonl, sw: $tasks/headline/sw/train.jsonl}" \
     "data.dev={en: $tasks/headline/en/dev.jsonl, fr: $tasks/headline/fr/dev.jsonl, sw: $tasks/headline/sw/dev.jsonl}" \
