@@ -30,34 +30,29 @@ WRITERS = {"b": ("scratch", "seq2seq"), "g": ("frozen", "seq2seq"), "h": ("two_s
 TAGGED, SORTED = ("en", "de", "es", "fr", "hi", "ja"), ("en", "fr", "sw")
 
 
-def spent(run: str, stage: str, seed: int) -> tuple[float, float]:
-    """TFLOP of a stage by the ledger, and its seconds, held-out reports and saves left out."""
-    flop = seconds = before = 0.0
+def spent(run: str, stage: str, seed: int) -> float:
+    """TFLOP of a stage by the ledger."""
+    flop = before = 0.0
     for line in reports(RUNS / f"{run}_{seed}", stage, "train"):
-        took = (line["tokens"] - before) / line["tokens_per_second"]
-        flop, seconds, before = flop + took * line["tflops"], seconds + took, line["tokens"]
-    return flop, seconds
+        flop += (line["tokens"] - before) / line["tokens_per_second"] * line["tflops"]
+        before = line["tokens"]
+    return flop
 
 
-def costs(stages: Sequence[tuple[str, str]]) -> tuple[float, float]:
-    """TFLOP and seconds of some stages together, means over seeds."""
-    found = [[spent(run, stage, seed) for seed in SEEDS] for run, stage in stages]
-    flop, seconds = (sum(statistics.mean(one[part] for one in each) for each in found) for part in (0, 1))
-    return flop, seconds
+def cost(stages: Sequence[tuple[str, str]]) -> float:
+    """TFLOP of some stages together, means over seeds."""
+    return sum(statistics.mean(spent(run, stage, seed) for seed in SEEDS) for run, stage in stages)
 
 
 def cost_tables() -> None:
     """Of stages, and of pairs."""
-    print("| run | stage | TFLOP | seconds |\n|---|---|---:|---:|")
+    print("| run | stage | TFLOP |\n|---|---|---:|")
     for run, stage in STAGES:
-        flop, seconds = costs([(run, stage)])
-        print(f"| {run} | {stage} | {flop:.1f} | {seconds:.0f} |")
-    apart = costs(PAIRS["apart: a + b"])
-    print("\n| pair | TFLOP | saved | seconds | saved |\n|---|---:|---:|---:|---:|")
+        print(f"| {run} | {stage} | {cost([(run, stage)]):.1f} |")
+    apart = cost(PAIRS["apart: a + b"])
+    print("\n| pair | TFLOP | saved |\n|---|---:|---:|")
     for name, stages in PAIRS.items():
-        flop, seconds = costs(stages)
-        less, sooner = 1 - flop / apart[0], 1 - seconds / apart[1]
-        print(f"| {name} | {flop:.1f} | {less:.1%} | {seconds:.0f} | {sooner:.1%} |")
+        print(f"| {name} | {cost(stages):.1f} | {1 - cost(stages) / apart:.1%} |")
 
 
 def heldout(arm: str) -> list[float]:
