@@ -18,6 +18,7 @@ import numpy as np
 
 from megas2s import dist, files
 from megas2s.data.records import Record, Row, read_file, read_pairs, read_records, unit
+from megas2s.data.skipped import Skipped, by_reason, said
 from megas2s.decoding.traces import Trace, candidates
 from megas2s.errors import BadConfig, BadData, BadRecord
 from megas2s.generate.model import Answer, Found, Model
@@ -42,17 +43,18 @@ class Job(NamedTuple):
 
 
 class Read(NamedTuple):
-    """Sources, and what is the matter with those that are none."""
+    """Sources, and the lines that are none."""
 
     records: list[Record]
     examples: list[Example]
     cut: int  # sources that were longer than the model reads
-    bad: list[str]  # one sentence each
+    skipped: list[Skipped]
 
 
 def read(model: Model, job: Job) -> Read:
-    """All sources of a file; raises BadData at the first line that is none, or counts those."""
-    records, examples, bad = [], [], []
+    """All sources of a file. BadData where a line is none and is not to be left out, or where no source is left."""
+    records, examples = [], []
+    skipped: list[Skipped] = []
     cut = 0
     for number, record in _rows(job):
         try:
@@ -63,17 +65,17 @@ def read(model: Model, job: Job) -> Read:
             if len(example["input_ids"]) > model.facts.length:
                 example = model.example(record, job.columns, language=language)
                 cut += 1
-        except BadData as error:
-            sentence = f"{job.input}, {unit(job.input)} {number}: {error}"
+        except BadRecord as error:
             if not job.skip_bad_lines:
-                raise BadData(sentence) from None
-            bad.append(sentence)
+                raise BadData(f"{job.input}, {unit(job.input)} {number}: {error}") from None
+            skipped.append(Skipped(str(job.input), unit(job.input), number, error.reason))
             continue
         records.append(record)
         examples.append(example)
     if not examples:
-        raise BadData(f"{job.input} holds nothing to decode; give a file with some sources")
-    return Read(records, examples, cut, bad)
+        reasons = f": {'; '.join(map(said, by_reason(skipped)))}" if skipped else ""
+        raise BadData(f"{job.input} holds nothing to decode{reasons}; give a file with some sources")
+    return Read(records, examples, cut, skipped)
 
 
 def _rows(job: Job) -> list[Row]:
@@ -99,7 +101,7 @@ def decode(model: Model, job: Job, how: Decoding) -> None:
     """Answer every source of `job.input` into `job.output`; collective, and after `check`."""
     found = read(model, job)
     if dist.is_main():
-        for note in _notes(model, job, found):
+        for note in notes(model, job, found):
             log.info("%s", note)
     place = dist.place()
     mine = range(place.rank, len(found.examples), place.world_size)
@@ -111,13 +113,12 @@ def decode(model: Model, job: Job, how: Decoding) -> None:
     _publish(job, lines, len(found.examples))
 
 
-def _notes(model: Model, job: Job, found: Read) -> list[str]:
-    notes = [f"{len(found.examples):,} sources of {job.input}, method {model.method.name}"]
+def notes(model: Model, job: Job, found: Read) -> list[str]:
+    """What somebody who decodes a file should know of it: how many sources, what is cut, what is left out and why."""
+    lines = [f"{len(found.examples):,} sources of {job.input}, method {model.method.name}"]
     if found.cut:
-        notes.append(f"{found.cut:,} of them are cut to the {model.facts.length} tokens that the model reads")
-    if found.bad:
-        notes.append(f"{len(found.bad):,} lines are no source and left out; the first: {found.bad[0]}")
-    return notes
+        lines.append(f"{found.cut:,} of them are cut to the {model.facts.length} tokens that the model reads")
+    return [*lines, *map(said, by_reason(found.skipped))]
 
 
 def _line(model: Model, record: Record, found: Found, columns: Columns) -> Line:

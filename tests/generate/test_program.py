@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
+import runpy
 
 import pytest
 
 from megas2s import generate
 from megas2s.data.records import read_records
 from megas2s.decoding.traces import Trace
+from megas2s.errors import BadConfig, BadData
+from megas2s.generate.program import Job, notes, read
 from tests.generate.conftest import RECORDS
+from tests.processes import ROOT
 
 
 def answers(path):
     return [record for _, record in read_records(path)]
+
+
+def written(path, *records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
 
 
 def test_sources_and_references_stay_beside_their_answers(taught, lines, script, tmp_path):
@@ -72,9 +81,29 @@ def test_lines_that_are_no_source_are_named_or_counted(taught, script, tmp_path)
     assert not (tmp_path / "a.jsonl").exists()
     done = script("launch/decode.py", taught("causal"), bad, tmp_path / "a.jsonl", "--skip-bad-lines")
     assert done.returncode == 0, done.stdout
-    assert "4 lines are no source and left out; the first: " in done.stdout
+    for reason, line in (
+        ("a record has no 'src'", 2),
+        ("not a JSON object", 3),
+        ("a piece that the tokenizer has not", 4),
+        ("not UTF-8", 5),
+    ):
+        assert f"1 line of {bad} left out: {reason} (first: line {line})" in done.stdout
     tokenizer = generate.load(taught("causal")).facts.tokenizer
     assert [line["source"] for line in answers(tmp_path / "a.jsonl")] == ["a", tokenizer.decode([50, 51])]
+
+
+def test_lines_that_are_left_out_are_counted_by_reason_before_anything_is_decoded(taught, tmp_path):
+    model = generate.load(taught("causal"))
+    path = written(tmp_path / "in.jsonl", {"src": "a"}, {"text": "b"}, {"src": 7}, {"text": "c"}, {"src": "d"})
+    job = Job(path, tmp_path / "a.jsonl", model.columns, skip_bad_lines=True)
+    assert notes(model, job, read(model, job)) == [
+        f"2 sources of {path}, method causal",
+        f"2 lines of {path} left out: a record has no 'src' (first: line 2)",
+        f"1 line of {path} left out: 'src' is neither a text nor a list of pieces or ids (first: line 3)",
+    ]
+    written(path, {"text": "b"}, {"text": "c"})
+    with pytest.raises(BadData, match=r"holds nothing to decode: 2 lines of .* left out: a record has no 'src'"):
+        read(model, job)
 
 
 def test_a_text_file_is_a_source_a_line_and_a_dry_run_writes_nothing(taught, script, tmp_path):
@@ -103,3 +132,17 @@ def test_flags_that_cannot_be_are_refused_in_a_sentence(taught, lines, script, t
     assert done.returncode == 2
     assert said in done.stdout
     assert "Traceback" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--skip-bad-lines"], "--skip-bad-lines is of sources, and --rescore reads a search's traces; leave it out"),
+        (["--traces", "t.jsonl"], "--traces is of a search, and --rescore makes none; leave it out"),
+    ],
+)
+def test_flags_that_scoring_anew_has_no_use_for_are_refused(taught, lines, tmp_path, monkeypatch, flags, said):
+    arguments = [taught("causal"), lines, tmp_path / "a.jsonl", "--rescore", *flags]
+    monkeypatch.setattr("sys.argv", ["decode.py", *map(str, arguments)])
+    with pytest.raises(BadConfig, match=said):
+        runpy.run_path(str(ROOT / "launch" / "decode.py"))["main"]()
