@@ -23,7 +23,8 @@ from megas2s.decoding.traces import Trace, candidates
 from megas2s.errors import BadConfig, BadData, BadRecord
 from megas2s.generate.model import Answer, Found, Model
 from megas2s.generate.settings import Decoding
-from megas2s.methods.base import UNBOUND, Columns, tokens_of, value
+from megas2s.methods.base import UNBOUND, Columns, Facts, tokens_of, value
+from megas2s.methods.writing import tag_of
 from megas2s.objectives.base import Example
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ def read(model: Model, job: Job) -> Read:
         try:
             if isinstance(record, BadRecord):
                 raise record
-            language = _language(record, job)
+            language = _language(record, job, model.facts)
             example = model.example(record, job.columns, language=language, length=UNBOUND)
             if len(example["input_ids"]) > model.facts.length:
                 example = model.example(record, job.columns, language=language)
@@ -84,9 +85,17 @@ def _rows(job: Job) -> list[Row]:
     return read_file(job.input).rows
 
 
-def _language(record: Record, job: Job) -> str | None:
-    """The language of a source: its column's, or the one that all have."""
-    return job.language if job.columns.language is None else str(value(record, job.columns.language))
+def _language(record: Record, job: Job, facts: Facts) -> str | None:
+    """The language of a source: its column's, or the one that all have; BadRecord where its column's has no tag."""
+    column = job.columns.language
+    if column is None:
+        return job.language
+    language = str(value(record, column))
+    try:
+        tag_of(facts, language)
+    except BadConfig as error:
+        raise BadRecord(f"{column!r} of a record: {error}", f"{column!r} names a language without a tag") from None
+    return language
 
 
 def check(model: Model, job: Job, how: Decoding) -> None:
@@ -94,6 +103,11 @@ def check(model: Model, job: Job, how: Decoding) -> None:
     for path, endings in ((job.output, (".jsonl", ".txt")), (job.traces, (".jsonl",))):
         if path is not None and path.suffix not in endings:
             raise BadConfig(f"{path} must end in {' or '.join(endings)}; name it by what it shall hold")
+    column = job.columns.language
+    if column is not None and job.language is not None:
+        raise BadConfig(f"--language {job.language} and --language-column {column} both say it; leave one out")
+    if column is not None and not model.facts.vocabulary.languages:
+        raise BadConfig(f"--language-column {column}: the tokenizer has no tag for any language; leave it out")
     model.check(how, traces=job.traces is not None)
 
 

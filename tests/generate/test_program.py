@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import runpy
 
 import pytest
 
-from megas2s import generate
+from megas2s import files, generate
+from megas2s.convert.export import export
+from megas2s.convert.importing import GENERATION
+from megas2s.convert.source import find, find_tokenizer
 from megas2s.data.records import read_records
 from megas2s.decoding.traces import Trace
 from megas2s.errors import BadConfig, BadData
-from megas2s.generate.program import Job, notes, read
-from tests.generate.conftest import RECORDS
+from megas2s.generate.program import Job, check, decode, notes, read
+from megas2s.methods.base import Columns
+from tests.generate.conftest import RECORDS, SIZES
 from tests.processes import ROOT
+
+SPOKEN = Columns(text="src", label="tgt", language="lang")
 
 
 def answers(path):
@@ -104,6 +111,77 @@ def test_lines_that_are_left_out_are_counted_by_reason_before_anything_is_decode
     written(path, {"text": "b"}, {"text": "c"})
     with pytest.raises(BadData, match=r"holds nothing to decode: 2 lines of .* left out: a record has no 'src'"):
         read(model, job)
+
+
+def test_a_column_says_the_language_of_each_source(taught, script, tmp_path):
+    """An unknown one is a line that is no source, named or counted like others."""
+    records = [{"src": "a tree", "lang": language} for language in ("en", "xx", "sw")]
+    path, out, traces = written(tmp_path / "in.jsonl", *records), tmp_path / "a.jsonl", tmp_path / "t.jsonl"
+    flags = [taught("pseudo_masked"), path, out, "--language-column", "lang", "--beams", 2, "--traces", traces]
+    done = script("launch/decode.py", *flags)
+    assert done.returncode == 3, done.stdout
+    assert "in.jsonl, line 2: 'lang' of a record: the tokenizer has no tag for the language 'xx'; known" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert not out.exists()
+    done = script("launch/decode.py", *flags, "--skip-bad-lines")
+    assert done.returncode == 0, done.stdout
+    assert f"1 line of {path} left out: 'lang' names a language without a tag (first: line 2)" in done.stdout
+    tags = generate.load(taught("pseudo_masked")).facts.vocabulary.languages
+    assert [line["language"] for line in answers(out)] == ["en", "sw"]
+    assert [line["trace"]["tokens"][0][0] for line in answers(traces)] == [tags["en"], tags["sw"]]
+    same = script("launch/decode.py", *flags[:2], tmp_path / "b.jsonl", "--language", "sw", "--beams", 2)
+    assert same.returncode == 0, same.stdout
+    assert answers(out)[1] == {**answers(tmp_path / "b.jsonl")[1], "language": "sw"}
+
+
+@pytest.fixture(scope="module")
+def forcing(random_weights, corpus_folder, tmp_path_factory):
+    """A Hugging Face folder that forces a first token, the tag of "ar", as mBART-50's many-to-one does."""
+    folder = tmp_path_factory.mktemp("forcing")
+    found = find(random_weights(folder / "weights", **SIZES, num_decoder_layers=1, init_std=0.3))
+    reader = found.open()
+    tokenizer = find_tokenizer(found, reader, corpus_folder / "tokenizer")
+    export(reader, tokenizer, folder / "export")
+    path = folder / "export" / GENERATION
+    said = files.read_json(path) if path.is_file() else {}
+    path.write_text(json.dumps({**said, "forced_bos_token_id": tokenizer.metadata.languages["ar"]}))
+    return folder / "export"
+
+
+@pytest.mark.parametrize("tags", [None, "source", "both"])
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_language_is_the_same_of_all_sources_and_of_each(forcing, tmp_path, beams, tags):
+    """Its tag stands in place of what a folder forces, and does not come behind it."""
+    model = generate.load(forcing, method="seq2seq", length=24, target_length=10)
+    known = model.facts.vocabulary.languages
+    assert model.forced[0] == known["ar"]
+    assert {found[0].ids[0] for found in model.write(["a tree"])} == {known["ar"]}
+    model = dataclasses.replace(model, tags=tags)
+    path = written(tmp_path / "in.jsonl", *({**record, "lang": "en"} for record in RECORDS))
+    columns = dataclasses.replace(SPOKEN, language=None)
+    how = generate.Decoding(beams=beams)
+    job = Job(path, tmp_path / "all.jsonl", columns, language="en")
+    decode(model, job, dataclasses.replace(how, language="en"))
+    job = Job(path, tmp_path / "each.jsonl", SPOKEN)
+    decode(model, job, how)
+    each = answers(tmp_path / "each.jsonl")
+    assert [line.pop("language") for line in each] == ["en"] * 3
+    assert each == answers(tmp_path / "all.jsonl")
+    for _, found in model.answer(read(model, job).examples, range(3), how):
+        first, second, *_ = found.answers[0].ids
+        assert first == known["ar" if tags == "source" else "en"]
+        assert second != known["en"]
+
+
+def test_languages_that_are_said_twice_or_have_no_tags_are_refused(taught, lines, tmp_path, monkeypatch):
+    model = generate.load(taught("causal"))
+    job = Job(lines, tmp_path / "a.jsonl", SPOKEN, language="en")
+    with pytest.raises(BadConfig, match="--language en and --language-column lang both say it; leave one out"):
+        check(model, job, generate.Decoding())
+    bare = dataclasses.replace(model.facts.vocabulary, languages={})
+    monkeypatch.setattr(model.facts.tokenizer, "vocabulary", bare)
+    with pytest.raises(BadConfig, match="--language-column lang: the tokenizer has no tag for any language; leave it"):
+        check(model, job._replace(language=None), generate.Decoding())
 
 
 def test_a_text_file_is_a_source_a_line_and_a_dry_run_writes_nothing(taught, script, tmp_path):
