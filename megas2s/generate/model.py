@@ -120,7 +120,8 @@ class Model:
     def check(self, how: Decoding, *, traces: bool = False) -> Rules:
         """The rules that settings come to for this model; raises BadConfig where they ask what it cannot do."""
         config = self.network.config
-        if traces and not isinstance(how.search(is_seq2seq=config.is_seq2seq), Gnmt):
+        search = how.search(is_seq2seq=config.is_seq2seq)
+        if traces and not isinstance(search, Gnmt):
             raise BadConfig("a trace is of a beam search with gnmt scoring; say beams above 1 and scoring: gnmt")
         rules = how.rules(self.method, self.facts, config.longest_row)._replace(ends=self.forced[1])
         _table([how.prefix_ids(self.facts)], rules.length)

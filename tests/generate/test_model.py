@@ -137,6 +137,8 @@ def test_what_a_model_cannot_write_is_refused(taught):
         ({"min_length": 10}, "min_length 10 leaves no room below the 10 tokens of an answer"),
         ({"language": "xx"}, "the tokenizer has no tag for the language 'xx'"),
         ({"prefix": "word " * 20}, "an answer has room for 10"),
+        ({"beams": 5, "early_stopping": True}, "early_stopping is of power scoring, and encoders write by gnmt"),
+        ({"beams": 5, "early_stopping": "never"}, "say scoring: power, or leave early_stopping out"),
     ):
         with pytest.raises(BadConfig, match=said):
             model.write(TEXTS, generate.Decoding(**how))

@@ -202,6 +202,7 @@ def test_a_text_file_is_a_source_a_line_and_a_dry_run_writes_nothing(taught, scr
         (["--beams", 2, "--scoring", "power", "--traces", "t.jsonl"], "a trace is of a beam search with gnmt scoring"),
         (["--beams", 2, "--traces", "t.txt"], "t.txt must end in .jsonl"),
         (["--max-length", 99], "max_length 99 exceeds the 16 positions"),
+        (["--beams", 5, "--early-stopping", "never"], "early_stopping is of power scoring, and encoders write by gnmt"),
     ],
 )
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])
