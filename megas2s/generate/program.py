@@ -131,7 +131,8 @@ def notes(model: Model, job: Job, found: Read) -> list[str]:
     """What somebody who decodes a file should know of it: how many sources, what is cut, what is left out and why."""
     lines = [f"{len(found.examples):,} sources of {job.input}, method {model.method.name}"]
     if found.cut:
-        lines.append(f"{found.cut:,} of them are cut to the {model.facts.length} tokens that the model reads")
+        are = "is" if found.cut == 1 else "are"
+        lines.append(f"{found.cut:,} of them {are} cut to the {model.facts.length} tokens that the model reads")
     return [*lines, *map(said, by_reason(found.skipped))]
 
 

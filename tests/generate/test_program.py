@@ -113,6 +113,25 @@ def test_lines_that_are_left_out_are_counted_by_reason_before_anything_is_decode
         read(model, job)
 
 
+def test_sources_that_are_too_long_are_cut_and_counted(taught, tmp_path):
+    """The model reads rows of 24 tokens, and one is the end."""
+    model = generate.load(taught("pseudo_masked"))
+    ids = list(range(50, 80))
+    sources = [ids[:23], ids[:24], ids[:1]]
+    path = written(tmp_path / "in.jsonl", *({"src": source} for source in sources))
+    job = Job(path, tmp_path / "a.jsonl", model.columns)
+    found = read(model, job)
+    assert found.cut == 1
+    assert notes(model, job, found)[1:] == ["1 of them is cut to the 24 tokens that the model reads"]
+    assert [len(example["input_ids"]) for example in found.examples] == [24, 24, 2]
+    decode(model, job, generate.Decoding())
+    lines = answers(job.output)
+    assert lines[1]["source"] == model.facts.tokenizer.decode(ids[:24])
+    assert lines[1]["answer"] == lines[0]["answer"] == model.write([ids[:23]])[0][0].text
+    written(path, *({"src": ids[:size]} for size in (30, 24, 23)))
+    assert notes(model, job, read(model, job))[1:] == ["2 of them are cut to the 24 tokens that the model reads"]
+
+
 def test_a_column_says_the_language_of_each_source(taught, script, tmp_path):
     """An unknown one is a line that is no source, named or counted like others."""
     records = [{"src": "a tree", "lang": language} for language in ("en", "xx", "sw")]
@@ -185,10 +204,11 @@ def test_languages_that_are_said_twice_or_have_no_tags_are_refused(taught, lines
 
 
 def test_a_text_file_is_a_source_a_line_and_a_dry_run_writes_nothing(taught, script, tmp_path):
-    (tmp_path / "in.txt").write_text("one\ntwo three\n")
+    (tmp_path / "in.txt").write_text("one\n" + "two three " * 20 + "\n")
     done = script("launch/decode.py", taught("causal"), tmp_path / "in.txt", tmp_path / "out.txt", "--dry-run")
     assert done.returncode == 0, done.stdout
     assert f"2 sources of {tmp_path / 'in.txt'}, method causal" in done.stdout
+    assert "1 of them is cut to the 24 tokens that the model reads" in done.stdout
     assert not (tmp_path / "out.txt").exists()
     assert script("launch/decode.py", taught("causal"), tmp_path / "in.txt", tmp_path / "out.txt").returncode == 0
     assert len((tmp_path / "out.txt").read_text().splitlines()) == 2
