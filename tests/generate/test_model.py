@@ -201,14 +201,3 @@ def test_pairs_are_for_models_that_were_taught_by_them(taught):
     assert len(paired.write([("a tree", "a house")])) == 1
     with pytest.raises(BadConfig, match="this model was taught by pairs of texts"):
         paired.write(["a"])
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="compares a GPU with the CPU")
-@pytest.mark.parametrize("method", METHODS)
-def test_a_gpu_writes_what_the_cpu_does_where_the_best_two_are_apart(taught, method):
-    here = generate.load(taught(method), device=torch.device("cpu"))
-    there = generate.load(taught(method), device=torch.device("cuda"))
-    pairs = zip(here.write(TEXTS), there.write(TEXTS), strict=True)
-    for ours, theirs in pairs:
-        assert ours[0].score == pytest.approx(theirs[0].score, abs=1e-3)
-        assert ours[0].ids == theirs[0].ids
