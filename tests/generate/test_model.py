@@ -17,6 +17,7 @@ from megas2s.decoding.rules import Rules
 from megas2s.errors import BadConfig, BadData
 from megas2s.generate.settings import from_flags
 from megas2s.models.weights import save_weights
+from megas2s.train.checkpoint import step_folder
 from tests.generate.conftest import METHODS, RECORDS, SIZES
 
 TEXTS = [record["src"] for record in RECORDS]
@@ -55,6 +56,18 @@ def test_greedy_is_the_likeliest_by_whole_passes(taught, method):
                 hidden = model.network({**source, "target_ids": written}).encoder_hidden
             ids.append(int(model.network.logits(hidden[0, -1]).argmax()))
         assert list(answers[0].ids) == ids
+
+
+@pytest.mark.parametrize("method", ["pseudo_masked", "seq2seq"])
+def test_a_checkpoint_writes_by_its_own_weights_as_the_run_was_taught(taught, method):
+    folder = step_folder(taught(method) / method, 1)
+    ours, found = generate.load(taught(method)), generate.load(folder)
+    assert (found.method, found.columns, found.tags) == (ours.method, ours.columns, ours.tags)
+    assert (found.facts.length, found.facts.target_length) == (24, 10)
+    reader, loaded = find(folder).open(), found.network.state_dict()
+    assert all(torch.equal(loaded[name], reader.tensor(name)) for name in reader.names)
+    scores = [[answers[0].score for answers in model.write(TEXTS)] for model in (ours, found)]
+    assert all(one != other for one, other in zip(*scores, strict=True))  # of one step less
 
 
 @pytest.mark.parametrize("method", ["pseudo_masked", "seq2seq"])
