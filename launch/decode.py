@@ -44,7 +44,7 @@ def main() -> None:
     add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="of the computation")
     add("--traces", type=Path, help="a .jsonl file for what a gnmt beam search has seen")
     add("--rescore", action="store_true", help="the input is such a file: score it anew")
-    add("--skip-bad-lines", action="store_true", help="leave lines that are no source out, and say how many")
+    add("--skip-bad-lines", action="store_true", help="leave lines that are no source out, and say how many and why")
     add("--local_rank", type=int, default=0, help=argparse.SUPPRESS)  # the deepspeed launcher adds it
     cli.look_first(arguments, dry_run="load weights and sources, check all settings, decode nothing")
     given = arguments.parse_args()

@@ -9,8 +9,9 @@ import logging
 from megas2s import dist
 from megas2s.engine import join, leave
 from megas2s.engine.base import DTYPES
+from megas2s.errors import BadConfig
 from megas2s.generate import load
-from megas2s.generate.program import Job, check, decode, read, rescore
+from megas2s.generate.program import Job, check, decode, notes, read, rescore
 from megas2s.generate.settings import from_flags
 
 EARLY = {"true": True, "false": False, "never": "never"}
@@ -20,6 +21,10 @@ def run(given: argparse.Namespace) -> None:
     """Decode, score anew, or with `dry_run` check everything that those would; collective."""
     flags = vars(given) | {"early_stopping": EARLY[given.early_stopping]}
     if given.rescore:  # of a search that has been; only what a trace can be asked counts
+        if given.skip_bad_lines:
+            raise BadConfig("--skip-bad-lines is of sources, and --rescore reads a search's traces; leave it out")
+        if given.traces is not None:
+            raise BadConfig("--traces is of a search, and --rescore makes none; leave it out")
         flags |= {"beams": max(2, given.n_best), "scoring": "gnmt"}
     how = from_flags(flags)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -45,8 +50,8 @@ def run(given: argparse.Namespace) -> None:
     elif not dist.is_main():
         pass  # one rank is enough
     elif given.dry_run:
-        said = "traces" if given.rescore else f"{len(read(model, job).examples):,} sources"
-        print(f"{said} of {given.input}, method {model.method.name}, {how}")
+        of_traces = [f"traces of {given.input}, method {model.method.name}"]
+        print("\n".join([*(of_traces if given.rescore else notes(model, job, read(model, job))), str(how)]))
     else:
         rescore(model, job, penalty=how.length_penalty or 0.0, least=how.min_length, best=how.n_best)
     leave()

@@ -27,7 +27,7 @@ from megas2s.errors import BadConfig
 from megas2s.generate.settings import Decoding
 from megas2s.methods import WRITERS, AnyMethod
 from megas2s.methods.base import Columns, Facts
-from megas2s.methods.writing import BLANK, FORCED, Writing, with_tags
+from megas2s.methods.writing import BLANK, FORCED, Writing, tag_of, with_tags
 from megas2s.models.config import ModelConfig
 from megas2s.models.loading import filled
 from megas2s.models.parameters import ALL, Values
@@ -65,7 +65,7 @@ class Model:
     facts: Facts
     columns: Columns = TEXT  # that it was taught by
     tags: str | None = None  # which rows open with the tag of their language: source, target or both
-    forced: tuple[int | None, bool] = (None, False)  # what answers begin with, and whether a full one still ends
+    forced: tuple[int | None, bool] = (None, False)  # what answers without a tag begin with; if full ones still end
 
     def write(self, texts: Sequence[Given | tuple[Given, Given]], how: Decoding = Decoding()) -> list[list[Answer]]:  # noqa: B008
         """The answers to each text (or its pieces, or its ids), best first, in the order of the texts.
@@ -92,7 +92,7 @@ class Model:
         """
         facts, given = self.facts._replace(length=length or self.facts.length), {**record, columns.label: BLANK}
         if self.tags is None:
-            forced = {} if language is None else {FORCED: np.array([with_tags(facts, "target", language).target_tag])}
+            forced = {} if language is None else {FORCED: np.array([tag_of(facts, language)])}
             return {**self.method.example(given, columns, facts), **forced}
         if language is None:
             raise BadConfig(f"rows were tagged with their language ({self.tags}) in training; name it: language")
@@ -105,14 +105,13 @@ class Model:
 
         A place says which draws are an example's, so they are the same however the places are shared out.
         """
-        begin, rules = self.forced[0], self.check(how, traces=traces)
-        prefix = how.prefix_ids(self.facts)
+        rules, prefix = self.check(how, traces=traces), how.prefix_ids(self.facts)
+        usual = [] if self.forced[0] is None else [self.forced[0]]
         order = sorted(places, key=lambda place: (-len(examples[place]["input_ids"]), place))
         for first in range(0, len(order), how.rows):
             here = order[first : first + how.rows]
             batch = self._batch([examples[place] for place in here])
-            opening = [] if begin is None or how.language is not None else [begin]
-            begins = [[*opening, *examples[place].get(FORCED, ()), *prefix] for place in here]
+            begins = [[*examples[place].get(FORCED, usual), *prefix] for place in here]
             own = rules._replace(prefix=_table(begins, rules.length))
             written, kept = self._written(batch, here, own, how, whole=traces)
             for row, place in enumerate(here):
@@ -121,7 +120,8 @@ class Model:
     def check(self, how: Decoding, *, traces: bool = False) -> Rules:
         """The rules that settings come to for this model; raises BadConfig where they ask what it cannot do."""
         config = self.network.config
-        if traces and not isinstance(how.search(is_seq2seq=config.is_seq2seq), Gnmt):
+        search = how.search(is_seq2seq=config.is_seq2seq)
+        if traces and not isinstance(search, Gnmt):
             raise BadConfig("a trace is of a beam search with gnmt scoring; say beams above 1 and scoring: gnmt")
         rules = how.rules(self.method, self.facts, config.longest_row)._replace(ends=self.forced[1])
         _table([how.prefix_ids(self.facts)], rules.length)

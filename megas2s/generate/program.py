@@ -18,11 +18,13 @@ import numpy as np
 
 from megas2s import dist, files
 from megas2s.data.records import Record, Row, read_file, read_pairs, read_records, unit
+from megas2s.data.skipped import Skipped, by_reason, said
 from megas2s.decoding.traces import Trace, candidates
 from megas2s.errors import BadConfig, BadData, BadRecord
 from megas2s.generate.model import Answer, Found, Model
 from megas2s.generate.settings import Decoding
-from megas2s.methods.base import UNBOUND, Columns, tokens_of, value
+from megas2s.methods.base import UNBOUND, Columns, Facts, tokens_of, value
+from megas2s.methods.writing import tag_of
 from megas2s.objectives.base import Example
 
 log = logging.getLogger(__name__)
@@ -42,38 +44,39 @@ class Job(NamedTuple):
 
 
 class Read(NamedTuple):
-    """Sources, and what is the matter with those that are none."""
+    """Sources, and the lines that are none."""
 
     records: list[Record]
     examples: list[Example]
     cut: int  # sources that were longer than the model reads
-    bad: list[str]  # one sentence each
+    skipped: list[Skipped]
 
 
 def read(model: Model, job: Job) -> Read:
-    """All sources of a file; raises BadData at the first line that is none, or counts those."""
-    records, examples, bad = [], [], []
+    """All sources of a file. BadData where a line is none and is not to be left out, or where no source is left."""
+    records, examples = [], []
+    skipped: list[Skipped] = []
     cut = 0
     for number, record in _rows(job):
         try:
             if isinstance(record, BadRecord):
                 raise record
-            language = _language(record, job)
+            language = _language(record, job, model.facts)
             example = model.example(record, job.columns, language=language, length=UNBOUND)
             if len(example["input_ids"]) > model.facts.length:
                 example = model.example(record, job.columns, language=language)
                 cut += 1
-        except BadData as error:
-            sentence = f"{job.input}, {unit(job.input)} {number}: {error}"
+        except BadRecord as error:
             if not job.skip_bad_lines:
-                raise BadData(sentence) from None
-            bad.append(sentence)
+                raise BadData(f"{job.input}, {unit(job.input)} {number}: {error}") from None
+            skipped.append(Skipped(str(job.input), unit(job.input), number, error.reason))
             continue
         records.append(record)
         examples.append(example)
     if not examples:
-        raise BadData(f"{job.input} holds nothing to decode; give a file with some sources")
-    return Read(records, examples, cut, bad)
+        reasons = f": {'; '.join(map(said, by_reason(skipped)))}" if skipped else ""
+        raise BadData(f"{job.input} holds nothing to decode{reasons}; give a file with some sources")
+    return Read(records, examples, cut, skipped)
 
 
 def _rows(job: Job) -> list[Row]:
@@ -82,9 +85,17 @@ def _rows(job: Job) -> list[Row]:
     return read_file(job.input).rows
 
 
-def _language(record: Record, job: Job) -> str | None:
-    """The language of a source: its column's, or the one that all have."""
-    return job.language if job.columns.language is None else str(value(record, job.columns.language))
+def _language(record: Record, job: Job, facts: Facts) -> str | None:
+    """The language of a source: its column's, or the one that all have; BadRecord where its column's has no tag."""
+    column = job.columns.language
+    if column is None:
+        return job.language
+    language = str(value(record, column))
+    try:
+        tag_of(facts, language)
+    except BadConfig as error:
+        raise BadRecord(f"{column!r} of a record: {error}", f"{column!r} names a language without a tag") from None
+    return language
 
 
 def check(model: Model, job: Job, how: Decoding) -> None:
@@ -92,6 +103,11 @@ def check(model: Model, job: Job, how: Decoding) -> None:
     for path, endings in ((job.output, (".jsonl", ".txt")), (job.traces, (".jsonl",))):
         if path is not None and path.suffix not in endings:
             raise BadConfig(f"{path} must end in {' or '.join(endings)}; name it by what it shall hold")
+    column = job.columns.language
+    if column is not None and job.language is not None:
+        raise BadConfig(f"--language {job.language} and --language-column {column} both say it; leave one out")
+    if column is not None and not model.facts.vocabulary.languages:
+        raise BadConfig(f"--language-column {column}: the tokenizer has no tag for any language; leave it out")
     model.check(how, traces=job.traces is not None)
 
 
@@ -99,7 +115,7 @@ def decode(model: Model, job: Job, how: Decoding) -> None:
     """Answer every source of `job.input` into `job.output`; collective, and after `check`."""
     found = read(model, job)
     if dist.is_main():
-        for note in _notes(model, job, found):
+        for note in notes(model, job, found):
             log.info("%s", note)
     place = dist.place()
     mine = range(place.rank, len(found.examples), place.world_size)
@@ -111,13 +127,13 @@ def decode(model: Model, job: Job, how: Decoding) -> None:
     _publish(job, lines, len(found.examples))
 
 
-def _notes(model: Model, job: Job, found: Read) -> list[str]:
-    notes = [f"{len(found.examples):,} sources of {job.input}, method {model.method.name}"]
+def notes(model: Model, job: Job, found: Read) -> list[str]:
+    """What somebody who decodes a file should know of it: how many sources, what is cut, what is left out and why."""
+    lines = [f"{len(found.examples):,} sources of {job.input}, method {model.method.name}"]
     if found.cut:
-        notes.append(f"{found.cut:,} of them are cut to the {model.facts.length} tokens that the model reads")
-    if found.bad:
-        notes.append(f"{len(found.bad):,} lines are no source and left out; the first: {found.bad[0]}")
-    return notes
+        are = "is" if found.cut == 1 else "are"
+        lines.append(f"{found.cut:,} of them {are} cut to the {model.facts.length} tokens that the model reads")
+    return [*lines, *map(said, by_reason(found.skipped))]
 
 
 def _line(model: Model, record: Record, found: Found, columns: Columns) -> Line:

@@ -70,11 +70,16 @@ class Decoding:
         return Sampling(self.temperature, self.top_k, self.top_p, copies=self.n_best)
 
     def search(self, *, is_seq2seq: bool) -> Gnmt | Power | None:
-        """The beam search; None where there is none."""
+        """The beam search; None where there is none. Raises BadConfig where its scoring would pass a setting by."""
         if self.beams == 1:
             return None
         scoring = self.scoring or ("power" if is_seq2seq else "gnmt")
         if scoring == "gnmt":
+            if self.early_stopping:
+                raise BadConfig(
+                    "early_stopping is of power scoring, and encoders write by gnmt where nothing is said; say "
+                    "scoring: power, or leave early_stopping out"
+                )
             return Gnmt(self.beams, self.length_penalty or 0.0, self.n_best)
         penalty = 1.0 if self.length_penalty is None else self.length_penalty
         return Power(self.beams, penalty, self.early_stopping, self.n_best)

@@ -109,13 +109,19 @@ def forced(facts: Facts) -> Example:
     return {} if facts.target_tag is None else {FORCED: np.array([facts.target_tag])}
 
 
-def with_tags(facts: Facts, tags: str, language: str) -> Facts:
-    """The facts for texts of a language, whose tag opens `source`, `target` or `both`; BadConfig where it has none."""
+def tag_of(facts: Facts, language: str) -> int:
+    """The id of a language's tag; BadConfig where it has none."""
     known = facts.vocabulary.languages
     if language not in known:
         hint = nearest(language, known) if known else "it has none"
         raise BadConfig(f"the tokenizer has no tag for the language {language!r}; {hint}")
-    source, target = (known[language] if tags in (side, "both") else None for side in ("source", "target"))
+    return known[language]
+
+
+def with_tags(facts: Facts, tags: str, language: str) -> Facts:
+    """The facts for texts of a language, whose tag opens `source`, `target` or `both`; BadConfig where it has none."""
+    tag = tag_of(facts, language)
+    source, target = (tag if tags in (side, "both") else None for side in ("source", "target"))
     return facts._replace(source_tag=source, target_tag=target)
 
 

@@ -48,6 +48,7 @@ def taught(random_weights, corpus_folder, lines, tune_here, tmp_path_factory) ->
                 "schedule": {"lr": 1e-3, "warmup_steps": 1},
                 "precision": "fp32",
                 "engine": {"name": "local"},
+                "checkpoints": {"every": 1},
                 "log": {"every": 2, "evaluate_every": 0, "tensorboard": False},
             }
             tune_here(recipe)
