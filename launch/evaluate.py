@@ -2,6 +2,7 @@
 
 python launch/evaluate.py runs/qg/answers/test.jsonl --output runs/qg/evaluation
 python launch/evaluate.py answers.txt --references references.txt --metrics rouge rougeLsum bleu
+python launch/evaluate.py corrected.txt --references conll14.m2 --metrics m2
 """
 
 import argparse
@@ -10,15 +11,21 @@ from pathlib import Path
 from megas2s import cli
 
 EPILOG = """Metrics: rouge (rouge1 rouge2 rougeL), rougeLsum (lines are sentences), bleu, chrf, chrf++, exact_match; for
-English meteor; of corrections, which need sources, gleu and, for English, errant. Files named .jsonl or .tsv have
-keys, any other a text a line. Lines may name their language, and each gets its own scores."""
+English meteor; of corrections, which need sources, gleu and, for English, errant; of corrections beside gold edits m2
+(m2_f0.5 m2_precision m2_recall). Files named .jsonl or .tsv have keys, .m2 sentences with the gold edits of one or
+several annotators, any other a text a line. Lines may name their language, and each gets its own scores."""
 
 
 def arguments() -> argparse.Namespace:
     parser = cli.parser(__doc__ or "", epilog=EPILOG)
     add = parser.add_argument
     add("answers", type=Path, help="what was written: a run's answers/test.jsonl, other JSON lines, or a text a line")
-    add("--references", type=Path, metavar="FILE", help="what should have been, if it is not in the lines of answers")
+    add(
+        "--references",
+        type=Path,
+        metavar="FILE",
+        help="what should have been, if it is not in the lines of answers; .m2: sources and their gold edits",
+    )
     add("--sources", type=Path, metavar="FILE", help="what was read, if it is not in the lines of answers")
     add("--metrics", nargs="+", metavar="NAME", default=["rouge", "bleu", "chrf", "exact_match"], help="which scores")
     add("--output", type=Path, metavar="FOLDER", help="gets scores.json, page.html, page.md; without, only a table")

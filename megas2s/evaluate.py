@@ -17,6 +17,7 @@ from megas2s.answers.reading import ALL, Keys, Row, groups, read
 from megas2s.answers.report import Metric, Report, Score, spread
 from megas2s.errors import BadConfig
 from megas2s.metrics.bootstrap import RESAMPLES, interval
+from megas2s.metrics.gold import is_m2
 from megas2s.metrics.measure import Measure, Texts
 from megas2s.metrics.texts import ENGLISH, STANDARD, Choices, measured, names
 from megas2s.metrics.tokens import is_unspaced
@@ -29,7 +30,7 @@ class Request:
     """What is scored, and how."""
 
     answers: Path
-    references: Path | None = None  # files beside that of answers; without, keys of its lines
+    references: Path | None = None  # files beside that of answers; without, keys of its lines; .m2: gold edits
     sources: Path | None = None
     metrics: Sequence[str] = STANDARD
     answer_key: str = "answer"
@@ -51,6 +52,8 @@ class Request:
                 raise BadConfig(f"--{name} must be at least 1, got {value}")
         if self.drop_repeats is not None and not 0 <= self.drop_repeats <= 1:
             raise BadConfig(f"--drop-repeats must lie in [0, 1], got {self.drop_repeats}")
+        if self.references is not None and is_m2(self.references) and self.sources is not None:
+            raise BadConfig(f"{self.references} holds the sources, too; leave out --sources {self.sources}")
 
     @property
     def choices(self) -> Choices:
@@ -115,7 +118,8 @@ def _rows(request: Request) -> tuple[list[Row], tuple[str, ...]]:
 
 def _measures(request: Request, rows: Sequence[Row]) -> dict[str, Measure]:
     sources = [row.source for row in rows if row.source is not None]
-    texts = Texts([row.answer for row in rows], [row.reference for row in rows], sources or None)
+    gold = [row.gold for row in rows if row.gold is not None]
+    texts = Texts([row.answer for row in rows], [row.reference for row in rows], sources or None, gold or None)
     return {name: measured(name, texts, request.choices) for name in names(request.metrics)}
 
 

@@ -79,6 +79,11 @@ def test_a_plan_reads_everything_and_names_what_it_would_do(answers):
         ({"bleu_tokenizer": "zhh"}, "no tokenizer of BLEU called 'zhh'; did you mean 'zh'"),
         ({"resamples": 0}, "--resamples must be at least 1, got 0"),
         ({"rows": 0}, "--rows must be at least 1, got 0"),
+        ({"metrics": ["m2"]}, r"m2_f0.5 compares with gold edits; give an .m2 file of them with --references"),
+        (
+            {"references": Path("gold.m2"), "sources": Path("a.txt")},
+            "gold.m2 holds the sources, too; leave out --sources a",
+        ),
         ({"drop_repeats": 7}, r"--drop-repeats must lie in \[0, 1\], got 7"),
     ],
 )
@@ -104,5 +109,35 @@ def test_the_script_shows_a_table_and_ends_with_the_code_of_what_it_refuses(answ
     ):
         refused = script(path, answers, *flags)
         assert refused.returncode == code
+        assert said in refused.stdout
+        assert "Traceback" not in refused.stdout
+
+
+def test_the_script_reads_gold_edits_and_names_the_line_that_is_none(script, tmp_path):
+    rest = "REQUIRED|||-NONE-|||"
+    gold = (
+        f"S He go to school the .\nA 1 2|||SVA|||goes|||{rest}0\nA 4 5|||Det||||||{rest}0\n\n"
+        f"S The dog .\nA 1 2|||Nn|||dogs|||{rest}0\nA -1 -1|||noop|||-NONE-|||{rest}1\n"
+    )
+    (tmp_path / "gold.m2").write_text(gold)
+    (tmp_path / "answers.txt").write_text("He goes to the school .\nThe dog .\n")
+    flags = ["--references", tmp_path / "gold.m2", "--resamples", 20]
+    call = ["launch/evaluate.py", tmp_path / "answers.txt", *flags, "--metrics", "m2"]
+    shown = script(*call, "gleu", "--output", tmp_path / "out")
+    assert shown.returncode == 0, shown.stdout
+    assert "note: 1 of 2 sentences have several annotators" in shown.stdout
+    found = files.read_json(tmp_path / "out" / "scores.json")["scores"]["all"]
+    assert list(found) == ["m2_f0.5", "m2_precision", "m2_recall", "gleu"]
+    # "goes" is right, and "the" left out behind "school"; "the" put before it is not.
+    assert found["m2_precision"]["score"] == pytest.approx(2 / 3)
+    assert found["m2_recall"] == {"score": 1.0, "low": 1.0, "high": 1.0}
+    assert found["m2_f0.5"]["score"] == pytest.approx(1.25 * 2 / 3 / (0.25 * 2 / 3 + 1))
+    assert found["m2_f0.5"]["low"] == found["m2_f0.5"]["score"] < found["m2_f0.5"]["high"] == 1.0
+
+    (tmp_path / "gold.m2").write_text(gold.replace("A 4 5", "A 4 15"))
+    for flag in ("--dry-run", "--resamples=20"):
+        refused = script(*call, flag)
+        assert refused.returncode == 3
+        said = "gold.m2, line 3: words 4 to 15 are no part of the sentence, which has 6; repair the span"
         assert said in refused.stdout
         assert "Traceback" not in refused.stdout

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from megas2s.data.records import Record, read_pairs, read_records
-from megas2s.errors import BadData, BadRecord
+from megas2s.data.records import Record, read_records, read_texts
+from megas2s.errors import BadData
+from megas2s.metrics.gold import Annotated, corrected, is_m2, read_gold
 
 ALL = "all"  # what all languages together are called, and the language of answers that name none
 SOURCE, LANGUAGE = "source", "language"
@@ -44,6 +45,7 @@ class Row(NamedTuple):
     answer: str
     reference: str
     source: str | None
+    gold: Annotated | None = None
 
 
 class Rows(NamedTuple):
@@ -63,10 +65,17 @@ def read(
 ) -> Rows:
     """The rows of a file of answers; references and sources are keys of its lines, or lines of other files.
 
-    With `repeats`, sentences of answers that say again what was said before are left out (`without_repeats`).
+    An .m2 file in place of references has gold edits: its sentences are the sources, and the references are these as
+    the first annotator corrects them. With `repeats`, sentences of answers that say again what was said before are left
+    out (`without_repeats`).
     """
     lines = _lines(answers, keys.answer)
     source = keys.source or SOURCE
+    gold: list[Annotated] = []
+    gold_notes: list[str] = []
+    if references is not None and is_m2(references):
+        lines, gold, gold_notes = _with_gold(answers, lines, references, keys.reference, source)
+        references = None
     for path, key in ((references, keys.reference), (sources, source)):
         if path is not None:
             lines = _joined(answers, lines, path, key)
@@ -79,11 +88,11 @@ def read(
         texts = [_text(answers, number, record, key) for key in (keys.answer, keys.reference)]
         read_text = _text(answers, number, record, source) if has_source else None
         answer = texts[0] if repeats is None else without_repeats(texts[0], repeats)
-        rows.append(Row(number, languages[place], answer, texts[1], read_text))
+        rows.append(Row(number, languages[place], answer, texts[1], read_text, gold[place] if gold else None))
     for name in ("answer", "reference"):
         if empty := sum(not getattr(row, name).strip() for row in rows):
             notes.append(f"{empty:,} of {len(rows):,} {name}s are empty")
-    return Rows(rows, tuple(notes))
+    return Rows(rows, (*gold_notes, *notes))
 
 
 def without_repeats(text: str, share: float) -> str:
@@ -112,14 +121,10 @@ def _lines(path: Path, key: str) -> list[Line]:
     """Records by line number; a line of a text file is a record with its text under `key`."""
     if path.name.removesuffix(".gz").endswith((".jsonl", ".tsv", ".csv", ".parquet")):
         return read_records(path)
-    found: list[Line] = []
-    for number, record in read_pairs(path, None, names=(key, key)).rows:
-        if isinstance(record, BadRecord):
-            raise BadData(f"{path}, line {number}: {record}")
-        found.append((number, record))
-    if not any(record[key].strip() for _, record in found):
+    texts = read_texts(path)
+    if not any(text.strip() for _, text in texts):
         raise BadData(f"{path} holds no text; give a file with some")
-    return found
+    return [(number, {key: text}) for number, text in texts]
 
 
 def _joined(answers: Path, lines: list[Line], path: Path, key: str) -> list[Line]:
@@ -132,6 +137,34 @@ def _joined(answers: Path, lines: list[Line], path: Path, key: str) -> list[Line
     for number, record in others:
         _text(path, number, record, key)
     return [(number, {**record, key: other[key]}) for (number, record), (_, other) in zip(lines, others, strict=True)]
+
+
+def _with_gold(
+    answers: Path, lines: list[Line], path: Path, reference: str, source: str
+) -> tuple[list[Line], list[Annotated], list[str]]:
+    """Records with the references and sources of an .m2 file, its sentences, and what is to be known of them."""
+    found = read_gold(path)
+    if len(found) != len(lines):
+        alone = (answers, lines[len(found)][0]) if len(found) < len(lines) else (path, found[len(lines)][0])
+        raise BadData(
+            f"{answers} has {len(lines):,} lines and {path} has {len(found):,} sentences; line n of one belongs to "
+            f"sentence n of the other, and {alone[0]}, line {alone[1]} belongs to none"
+        )
+    sentences = [sentence for _, sentence in found]
+    references, left_out = zip(*map(corrected, sentences), strict=True)
+    joined = [
+        (number, {**record, reference: text, source: " ".join(sentence.words)})
+        for (number, record), text, sentence in zip(lines, references, sentences, strict=True)
+    ]
+    notes = []
+    if several := sum(len(sentence.annotators) > 1 for sentence in sentences):
+        notes.append(
+            f"{several:,} of {len(sentences):,} sentences have several annotators; m2 knows them all, other metrics "
+            "and pages the first of each"
+        )
+    if sum(left_out):
+        notes.append(f"{sum(left_out):,} gold edits overlap others; references are without them, m2 counts them all")
+    return joined, sentences, notes
 
 
 def _languages(path: Path, lines: list[Line], key: str | None) -> list[str]:

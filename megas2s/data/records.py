@@ -85,6 +85,16 @@ def read_records(path: Path, *, header: bool = True) -> list[tuple[int, Record]]
     return found
 
 
+def read_texts(path: Path) -> list[tuple[int, str]]:
+    """The lines of a text by their number, blank ones too; raises BadData with file and line where one is not UTF-8."""
+    found = []
+    for number, record in read_pairs(path, None, names=("text", "text")).rows:
+        if isinstance(record, BadRecord):
+            raise BadData(f"{path}, line {number}: {record}")
+        found.append((number, str(record["text"])))
+    return found
+
+
 def unit(path: Path) -> str:
     """What a file is counted in."""
     return "row" if path.suffix == ".parquet" else "line"

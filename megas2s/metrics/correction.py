@@ -73,13 +73,23 @@ def edits(annotator: Any, source: Any, text: str) -> set[Edit]:
 
 
 def f_half(counts: np.ndarray) -> float:
-    """F0.5 of spans that are right, too many and missing; precision is 1 where none is too many, and recall so too."""
-    right, extra, missing = counts
-    precision = right / (right + extra) if extra else 1.0
-    recall = right / (right + missing) if missing else 1.0
-    if not precision + recall:
+    """F0.5 of edits that are right, too many and missing, (3,)."""
+    share, found = precision(counts), recall(counts)
+    if not share + found:
         return 0.0
-    return float((1 + BETA**2) * precision * recall / (BETA**2 * precision + recall))
+    return (1 + BETA**2) * share * found / (BETA**2 * share + found)
+
+
+def precision(counts: np.ndarray) -> float:
+    """The share of an answer's edits that are right; 1 where none is too many."""
+    right, extra, _ = counts
+    return float(right / (right + extra)) if extra else 1.0
+
+
+def recall(counts: np.ndarray) -> float:
+    """The share of edits that were to be made and are; 1 where none is missing."""
+    right, _, missing = counts
+    return float(right / (right + missing)) if missing else 1.0
 
 
 def _annotator() -> tuple[Any, str]:

@@ -16,13 +16,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from megas2s.metrics.gold import Annotated
+
 
 class Texts(NamedTuple):
-    """What is compared, segment by segment; sources are what was read, where that is known."""
+    """What is compared, segment by segment; where they are known, what was read and the gold edits of it."""
 
     answers: Sequence[str]
     references: Sequence[str]
     sources: Sequence[str] | None = None
+    gold: Sequence[Annotated] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

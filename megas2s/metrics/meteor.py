@@ -1,8 +1,9 @@
 """METEOR (Lavie and Agarwal 2007) of English texts, by nltk and WordNet (the extra `english`).
 
-Words are matched as they are, then by stem, then as synonyms; what is matched in many chunks is worth less. A corpus
-has the mean over its segments, as Hugging Face's `evaluate` reports it. The Java program of METEOR's authors has other
-weights, and its figures are others.
+Words are matched as they are, then by stem, then as synonyms; what is matched in many chunks is worth less. nltk asks
+WordNet for synonyms of the stems, so those of "large" are never found: its stem is "larg". A corpus has the mean over
+its segments, as Hugging Face's `evaluate` reports it. The Java program of METEOR's authors has other weights, and its
+figures are others.
 """
 
 from __future__ import annotations

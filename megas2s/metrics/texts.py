@@ -5,6 +5,7 @@ bleu chrf chrf++                   0 to 100    metrics/corpus.py, sacreBLEU
 exact_match                        0 to 1
 meteor                             0 to 1      metrics/meteor.py, English, with the extra `english`
 gleu errant                        0 to 1      metrics/correction.py, with sources; errant is the extra `correction`
+m2_f0.5 m2_precision m2_recall     0 to 1      metrics/m2.py, with gold edits; `m2` is all three
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from megas2s.errors import BadConfig
-from megas2s.metrics import correction
+from megas2s.metrics import correction, m2
 from megas2s.metrics.corpus import TOKENIZERS, bleu, chrf
 from megas2s.metrics.measure import Measure, Texts, mean
 from megas2s.metrics.meteor import meteor
@@ -21,7 +22,7 @@ from megas2s.metrics.rouge import rouge
 from megas2s.spec import nearest
 
 STANDARD = ("rouge1", "rouge2", "rougeL", "bleu", "chrf", "exact_match")  # cheap, and of any language
-GROUPS = {"rouge": ("rouge1", "rouge2", "rougeL")}
+GROUPS = {"rouge": ("rouge1", "rouge2", "rougeL"), "m2": tuple(m2.SCORES)}
 
 
 class Choices(NamedTuple):
@@ -46,6 +47,10 @@ def exact_match(texts: Texts) -> Measure:
     return mean([float(answer.strip() == reference.strip()) for answer, reference in pairs], "exact_match|case:mixed")
 
 
+def _m2(name: str) -> Callable[[Texts, Choices], Measure]:
+    return lambda texts, choices: m2.maxmatch(name, texts)
+
+
 def _rouge(name: str) -> Callable[[Texts, Choices], Measure]:
     return lambda texts, choices: rouge(name, texts, stem=choices.stem)
 
@@ -59,6 +64,7 @@ MEASURES: dict[str, Callable[[Texts, Choices], Measure]] = {
     "meteor": lambda texts, choices: meteor(texts),
     "gleu": lambda texts, choices: correction.gleu(texts),
     "errant": lambda texts, choices: correction.errant(texts),
+    **{name: _m2(name) for name in m2.SCORES},
 }
 WITH_SOURCES = ("gleu", "errant")
 ENGLISH = ("meteor", "errant")
@@ -77,7 +83,9 @@ def names(asked: Sequence[str]) -> tuple[str, ...]:
 
 
 def measured(name: str, texts: Texts, choices: Choices = PLAIN) -> Measure:
-    """One score of texts; refuses texts without sources where it compares with them."""
+    """One score of texts; refuses texts without the sources or gold edits that it compares with."""
     if name in WITH_SOURCES and texts.sources is None:
         raise BadConfig(f"{name} compares with what was to be corrected; give sources beside answers and references")
+    if name in m2.SCORES and texts.gold is None:
+        raise BadConfig(f"{name} compares with gold edits; give an .m2 file of them with --references")
     return MEASURES[name](texts, choices)

@@ -51,6 +51,50 @@ def test_line_n_of_parallel_files_belongs_together(write):
     assert [row.reference for row in read(lines, tasks, keys=Keys(reference="tgt")).rows] == ["I", "II", "III"]
 
 
+GOLD = """S He go to school .
+A 1 2|||SVA|||goes|||REQUIRED|||-NONE-|||0
+A 1 2|||SVA|||went|||REQUIRED|||-NONE-|||1
+
+S All is well .
+"""
+
+
+def test_gold_edits_bring_the_sources_and_the_first_annotator_s_references(write):
+    found = read(write("a.txt", ["He goes to school .", "All are well ."]), write("b.m2", [GOLD]))
+    first, second = found.rows
+    assert first[:5] == (1, "all", "He goes to school .", "He goes to school .", "He go to school .")
+    assert second[:5] == (2, "all", "All are well .", "All is well .", "All is well .")
+    assert [len(row.gold.annotators) for row in found.rows] == [2, 1]
+    assert found.notes == (
+        "1 of 2 sentences have several annotators; m2 knows them all, other metrics and pages the first of each",
+    )
+    lines = [{"src": "?", "out": text, "lang": "en"} for text in ("He go .", "All is well .")]
+    keys = Keys("out", "ref", "src", "lang")
+    assert read(write("a.jsonl", lines), write("b.m2", [GOLD]), keys=keys).rows[0][:5] == (
+        *(1, "en", "He go ."),
+        *("He goes to school .", "He go to school ."),
+    )
+
+
+def test_gold_edits_that_overlap_are_told_of(write):
+    more = "S a b c\nA 0 2|||X|||x|||REQUIRED|||-NONE-|||0\nA 1 3|||X|||y|||REQUIRED|||-NONE-|||0"
+    found = read(write("a.txt", ["x c"]), write("b.m2", [more]))
+    assert found.rows[0].reference == "x c"
+    assert found.notes == ("1 gold edits overlap others; references are without them, m2 counts them all",)
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (["a"], r"a.txt has 1 lines and .*b.m2 has 2 sentences; .* and .*b.m2, line 5 belongs to none"),
+        (["a", "b", "c"], r"a.txt has 3 lines and .*b.m2 has 2 sentences; .* and .*a.txt, line 3 belongs to none"),
+    ],
+)
+def test_sentences_of_gold_edits_are_as_many_as_answers(write, texts, said):
+    with pytest.raises(BadData, match=said):
+        read(write("a.txt", texts), write("b.m2", [GOLD]))
+
+
 def test_languages_without_references_are_left_out_and_said(write):
     lines = [{"language": "de", "answer": "a"}, {"language": "en", "answer": "b", "reference": "c"}]
     found = read(write("test.jsonl", lines))
