@@ -53,7 +53,7 @@ def main() -> None:
 
     from megas2s.generate.command import run
 
-    run(given)
+    run(given, arguments.get_default)
 
 
 if __name__ == "__main__":

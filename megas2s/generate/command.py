@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+from collections.abc import Callable
+from typing import Any
 
 from megas2s import dist
 from megas2s.engine import join, leave
@@ -15,16 +17,24 @@ from megas2s.generate.program import Job, check, decode, notes, read, rescore
 from megas2s.generate.settings import from_flags
 
 EARLY = {"true": True, "false": False, "never": "never"}
+# What scoring anew looks at.
+OF_TRACES = {"weights", "method", "tokenizer", "input", "output", "rescore", "n_best", "length_penalty", "min_length"}
+OF_TRACES |= {"local_rank", "print_config", "dry_run"}
 
 
-def run(given: argparse.Namespace) -> None:
-    """Decode, score anew, or with `dry_run` check everything that those would; collective."""
+def run(given: argparse.Namespace, default: Callable[[str], Any]) -> None:
+    """Decode, score anew, or with `dry_run` check everything that those would; collective.
+
+    `default` is what a flag is where nobody has given it.
+    """
     flags = vars(given) | {"early_stopping": EARLY[given.early_stopping]}
     if given.rescore:  # of a search that has been; only what a trace can be asked counts
-        if given.skip_bad_lines:
-            raise BadConfig("--skip-bad-lines is of sources, and --rescore reads a search's traces; leave it out")
-        if given.traces is not None:
-            raise BadConfig("--traces is of a search, and --rescore makes none; leave it out")
+        idle = [name for name, value in vars(given).items() if name not in OF_TRACES and value != default(name)]
+        if idle:
+            flags_given = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
+            raise BadConfig(
+                f"--rescore reads a search's traces, of which {flags_given} can change nothing; leave it out"
+            )
         flags |= {"beams": max(2, given.n_best), "scoring": "gnmt"}
     how = from_flags(flags)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")

@@ -236,8 +236,9 @@ def test_flags_that_cannot_be_are_refused_in_a_sentence(taught, lines, script, t
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--skip-bad-lines"], "--skip-bad-lines is of sources, and --rescore reads a search's traces; leave it out"),
-        (["--traces", "t.jsonl"], "--traces is of a search, and --rescore makes none; leave it out"),
+        (["--skip-bad-lines"], "--skip-bad-lines can change nothing"),
+        (["--traces", "t.jsonl"], "--traces can change nothing"),
+        (["--beams", 4, "--prefix", "so"], "of which --beams, --prefix can change nothing; leave it out"),
     ],
 )
 def test_flags_that_scoring_anew_has_no_use_for_are_refused(taught, lines, tmp_path, monkeypatch, flags, said):
