@@ -24,10 +24,17 @@ from .published import numbers_of
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = {path.stem: path for path in sorted((ROOT / "launch" / "finetuning").glob("*.yaml"))}
+APART = "data.columns.pair=answer"  # what the heads of recipes say of answers that records have beside their sources
+QUESTIONS = ("s2sft_multilingual", "s2sft_squad_qg")  # recipes for them
+VARIANTS = {
+    **{name: (name, []) for name in RECIPES},
+    **{f"{name} with answers": (name, [APART]) for name in QUESTIONS},
+}
 SIZES = {"hidden_size": 16, "num_heads": 2, "ffn_size": 32, "num_encoder_layers": 2}
 LENGTHS = {"length": 24, "target_length": 12}
 WORDS = ["the", "red", "house", "and", "a", "tree", "by", "the", "river"]
 RECORDS = 12  # of each file
+SPOKEN = ("en", "en", "sw")  # by turns, where a recipe has a column of languages
 
 SMALLER = {*LENGTHS, "rows", "micro_batch", "steps", "epochs", "max_positions", "schedule.warmup_steps"}
 ELSEWHERE = {"run", "init", "tokenizer", "data.train", "data.dev", "data.test", "engine", "precision", "log"}
@@ -91,7 +98,7 @@ def record(columns: dict, method: str, number: int) -> dict:
         return {columns["text"]: WORDS, columns["label"]: ["N" if number % 2 else "V"] * len(WORDS)}
     label = {"classify": str(number % 2), "regress": float(number % 3)}.get(method, " ".join(WORDS[: 2 + number % 4]))
     pair = {columns["pair"]: "a tree"} if columns.get("pair") else {}
-    spoken = {columns["language"]: "en"} if columns.get("language") else {}
+    spoken = {columns["language"]: SPOKEN[number % 3]} if columns.get("language") else {}
     return {columns["text"]: text, columns["label"]: label, **spoken, **pair}
 
 
@@ -117,9 +124,10 @@ def weights(data: dict, folder: Path, save: Callable[..., Path], *, positions: i
     return str(save(folder / "weights", **SIZES, **decoder, max_positions=positions))
 
 
-def twin(name: str, folder: Path, save: Callable[..., Path], tokenizer: Path) -> dict:
+def twin(variant: str, folder: Path, save: Callable[..., Path], tokenizer: Path) -> dict:
     """The recipe as plain data, with numbers that train in a second."""
-    data = read_overridden(RECIPES[name], [])
+    name, overrides = VARIANTS[variant]
+    data = read_overridden(RECIPES[name], overrides)
     data["data"] |= examples(data, folder)
     data |= {
         "run": str(folder / "run"),
@@ -166,24 +174,40 @@ def test_a_recipe_passes_a_dry_run_as_it_stands(name: str, corpus_folder, random
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_twin_differs_from_its_recipe_in_numbers_alone(name: str, corpus_folder, random_weights, tmp_path):
-    data = twin(name, tmp_path, random_weights, corpus_folder / "tokenizer")
-    pair = finetuning.load(RECIPES[name], []), parse(Finetuning, data, source="twin")
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_twin_differs_from_its_recipe_in_numbers_alone(variant: str, corpus_folder, random_weights, tmp_path):
+    name, overrides = VARIANTS[variant]
+    data = twin(variant, tmp_path, random_weights, corpus_folder / "tokenizer")
+    pair = finetuning.load(RECIPES[name], overrides), parse(Finetuning, data, source="twin")
     recipe, small = (flat(plain(Finetuning, each)) for each in pair)
     apart = {path for path in recipe.keys() | small.keys() if recipe.get(path) != small.get(path)}
     below = tuple(f"{path}." for path in ELSEWHERE)
     assert not [path for path in apart - SMALLER - ELSEWHERE if not path.startswith(below)]
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_twin_trains_answers_and_writes(name: str, random_weights, corpus_folder, tune_here, tmp_path):
-    data = twin(name, tmp_path, random_weights, corpus_folder / "tokenizer")
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_twin_trains_answers_and_writes(variant: str, random_weights, corpus_folder, tune_here, tmp_path):
+    data = twin(variant, tmp_path, random_weights, corpus_folder / "tokenizer")
     run = tune_here(data)
     results = files.read_json(run.folder / "results.json")
-    assert {"dev", "test"} <= results.keys()
+    columns = data["data"].get("columns", {})
+    for split in ("dev", "test"):
+        named = data["data"][split] if isinstance(data["data"][split], dict) else ()
+        assert results[split].keys() >= {"all", *named, *(SPOKEN if columns.get("language") else ())}
     if best := data.get("best"):
         assert best["by"] in results["dev"]["all"]
-    if data["method"]["name"] in WRITERS:
-        how = generate.Decoding(beams=2, language="en" if data["data"].get("tags") else None)
-        assert generate.load(run.folder).write(["the red house"], how)
+    if data["method"]["name"] not in WRITERS:
+        return
+    model, text = generate.load(run.folder), "the red house"
+    assert model.columns.pair == columns.get("pair")
+    tags = model.facts.vocabulary.languages
+    for language in sorted(set(SPOKEN)) if data["data"].get("tags") else [None]:
+        how = generate.Decoding(beams=2, language=language)
+        ((answer,),) = model.write([(text, "red") if columns.get("pair") else text], how)
+        assert language is None or answer.ids[0] == tags[language]
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_a_recipe_for_questions_says_how_answers_are_given(name: str):
+    head = [line for line in RECIPES[name].read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    assert APART in "".join(head)
