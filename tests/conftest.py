@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
+import runpy
 import signal
 import stat
 import subprocess
@@ -55,6 +56,19 @@ def script() -> Callable[..., subprocess.CompletedProcess]:
         return run_process([sys.executable, *map(str, arguments)], timeout=timeout, env=env)
 
     return run
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Call a tool's `main` with arguments, in this process; gives what it printed."""
+
+    def run_main(tool: str, *arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", [tool, *map(str, arguments)])
+        capsys.readouterr()
+        runpy.run_path(str(ROOT / tool))["main"]()
+        return capsys.readouterr().out
+
+    return run_main
 
 
 @pytest.fixture(scope="session")

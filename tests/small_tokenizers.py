@@ -1,4 +1,4 @@
-"""Three small tokenizers as others make them, trained on a sample text: RoBERTa's kind, BERT's and T5's.
+"""Small tokenizers as others make them, trained on a sample text: RoBERTa's kind, BERT's, T5's and XLM-R's.
 
 Each comes with the names of its tokens' roles, as a tokenizer_config.json of transformers gives them.
 """
@@ -11,6 +11,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 TEXT = str(Path(__file__).resolve().parents[1] / "launch" / "sample_corpus" / "en.txt")
 SIZE = 500
+ROBERTA = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>", "unk_token": "<unk>"}
+ROBERTA |= {"pad_token": "<pad>", "mask_token": "<mask>"}
 
 
 def byte_level_bpe() -> tuple[Tokenizer, dict[str, str]]:
@@ -24,8 +26,7 @@ def byte_level_bpe() -> tuple[Tokenizer, dict[str, str]]:
     )
     library.train([TEXT], trainer)
     library.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
-    roles = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>", "unk_token": "<unk>"}
-    return library, {**roles, "pad_token": "<pad>", "mask_token": "<mask>"}
+    return library, ROBERTA
 
 
 def wordpiece() -> tuple[Tokenizer, dict[str, str]]:
@@ -42,15 +43,25 @@ def wordpiece() -> tuple[Tokenizer, dict[str, str]]:
     return library, {**roles, "mask_token": "[MASK]"}
 
 
-def unigram() -> tuple[Tokenizer, dict[str, str]]:
+def _unigram(special: list[str]) -> Tokenizer:
     library = Tokenizer(models.Unigram())
     library.pre_tokenizer = pre_tokenizers.Metaspace()
     library.decoder = decoders.Metaspace()
-    special = ["<pad>", "</s>", "<unk>", *(f"<extra_id_{n}>" for n in range(9, -1, -1))]
     trainer = trainers.UnigramTrainer(vocab_size=SIZE, special_tokens=special, unk_token="<unk>", show_progress=False)
     library.train([TEXT], trainer)
+    return library
+
+
+def unigram() -> tuple[Tokenizer, dict[str, str]]:
+    library = _unigram(["<pad>", "</s>", "<unk>", *(f"<extra_id_{n}>" for n in range(9, -1, -1))])
     library.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     return library, {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
 
 
-KINDS = {"roberta": byte_level_bpe, "bert": wordpiece, "t5": unigram}
+def unigram_with_masks() -> tuple[Tokenizer, dict[str, str]]:
+    library = _unigram(["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+    library.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    return library, ROBERTA
+
+
+KINDS = {"roberta": byte_level_bpe, "bert": wordpiece, "t5": unigram, "xlm-roberta": unigram_with_masks}

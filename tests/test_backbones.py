@@ -17,14 +17,11 @@ import yaml
 from megas2s.models.weights import open_weights
 from megas2s.tokenizer.load import Tokenizer
 
+from .backbones import BART, BERT, T5, save_pretrained
+
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "launch" / "sample_corpus" / "en.txt"
 
-
-BART = {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4}
-BART |= {"decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "max_position_embeddings": 64}
-T5 = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0}
-BERT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 STILL = dict.fromkeys(("dropout", "attention_dropout", "ffn_dropout", "output_dropout"), 0.0)
 DENOISING = {"name": "denoising", "noise": "delete"}
 E2S2 = {"name": "e2s2", "contrast": {"group": 4}}
@@ -35,7 +32,7 @@ KINDS = {
     "t5": ("t5", "T5ForConditionalGeneration", {**T5, "feed_forward_proj": "gated-gelu"}, DENOISING),
     "bart_e2s2": ("roberta", "BartForConditionalGeneration", BART, E2S2),
     "t5_e2s2": ("t5", "T5ForConditionalGeneration", T5, E2S2 | {"base": {"name": "span_corruption"}}),
-    "bert": ("bert", "BertForMaskedLM", {**BERT, "max_position_embeddings": 64}, {"name": "mlm"}),
+    "bert": ("bert", "BertForMaskedLM", BERT, {"name": "mlm"}),
 }
 ALIKE = {  # of the same kinds as others, for what is not the same
     "mbart_e2s2": ("roberta", "MBartForConditionalGeneration", BART, E2S2),
@@ -54,20 +51,11 @@ def tool(script) -> Callable[..., str]:
 
 
 @pytest.fixture(scope="module")
-def prepared(request: pytest.FixtureRequest, tool, small_tokenizer, tmp_path_factory):
+def prepared(request: pytest.FixtureRequest, tool, tmp_path_factory):
     """A folder of transformers, imported; a corpus by its tokenizer; a recipe of one stage that goes on from there."""
     tokenizer_kind, kind, sizes, objective = (KINDS | ALIKE)[request.param]
     folder = tmp_path_factory.mktemp(request.param)
-    library, roles = small_tokenizer(tokenizer_kind)
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=library, **roles)
-    tokenizer.save_pretrained(folder / "theirs")
-    eos = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
-    architecture = getattr(transformers, kind)
-    settings = {**sizes, "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "eos_token_id": eos}
-    settings |= {"bos_token_id": tokenizer.bos_token_id}
-    settings |= {"decoder_start_token_id": eos} if kind.startswith(("Bart", "MBart")) else {}
-    torch.manual_seed(4)
-    architecture(architecture.config_class(**settings)).save_pretrained(folder / "theirs")
+    architecture = save_pretrained(folder / "theirs", tokenizer=tokenizer_kind, kind=kind, sizes=sizes)
     tool("tools/convert_from_hf.py", folder / "theirs", folder / "imported")
     preprocess = ["--held-out", 0.1, "--workers", 1, "--lang", "en"]
     tool("tools/preprocess.py", "--input", SAMPLE, "--tokenizer", folder / "theirs", "--output", folder / "corpus",

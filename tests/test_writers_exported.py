@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,6 @@ from megas2s.errors import BadConfig
 from megas2s.models.loading import filled
 from megas2s.models.weights import open_weights, save_weights
 
-ROOT = Path(__file__).resolve().parents[1]
 SIZES = {"hidden_size": 32, "num_heads": 4, "ffn_size": 64, "num_encoder_layers": 1, "max_positions": 40}
 BERT = {"family": "bert", "norm_position": "post", "segment_types": 2, "norm_epsilon": 1e-12}
 UNILM_2 = {**BERT, "family": "unilm", "positions": "both", "relative_buckets": 8, "relative_max_distance": 16}
@@ -63,25 +60,11 @@ def without_head(folder: Path, to: Path) -> Path:
     return to
 
 
-@pytest.fixture
-def convert(monkeypatch, capsys):
-    """`convert("to_hf", ...)`: call a tool in this process; gives what it printed."""
-
-    def call(way: str, *arguments) -> str:
-        tool = f"tools/convert_{way}.py"
-        monkeypatch.setattr(sys, "argv", [tool, *map(str, arguments)])
-        capsys.readouterr()
-        runpy.run_path(str(ROOT / tool))["main"]()
-        return capsys.readouterr().out
-
-    return call
-
-
 @pytest.mark.parametrize("method", ["causal", "masked", "pseudo_masked"])
 @pytest.mark.parametrize("shape", [{}, BERT], ids=["pre-norm", "BERT"])
-def test_transformers_loads_the_encoder(method: str, shape: dict, tuned, convert, tmp_path):
+def test_transformers_loads_the_encoder(method: str, shape: dict, tuned, call, tmp_path):
     left = tuned(method, **shape)
-    said = convert("to_hf", left.folder, tmp_path / "out")
+    said = call("tools/convert_to_hf.py", left.folder, tmp_path / "out")
     kind = "BertForMaskedLM" if shape else "RobertaPreLayerNormForMaskedLM"
     assert f"{kind}, float32" in said
     rows = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")(TEXTS, return_tensors="pt", padding=True)
@@ -96,19 +79,19 @@ def test_transformers_loads_the_encoder(method: str, shape: dict, tuned, convert
         torch.testing.assert_close(headed(**rows).logits[real], ours.logits(states), atol=1e-4, rtol=0)
 
 
-def test_the_folder_comes_back_as_what_was_trained(tuned, convert, tmp_path):
+def test_the_folder_comes_back_as_what_was_trained(tuned, call, tmp_path):
     """Every bit of the encoder and its head, and what it was trained by: all that decoding asks for."""
     left = tuned("pseudo_masked", **BERT)
-    convert("to_hf", left.folder, tmp_path / "out")
-    convert("from_hf", tmp_path / "out", tmp_path / "back")
+    call("tools/convert_to_hf.py", left.folder, tmp_path / "out")
+    call("tools/convert_from_hf.py", tmp_path / "out", tmp_path / "back")
     before, after = open_weights(left.folder / "pseudo_masked" / "weights"), open_weights(tmp_path / "back")
     assert (after.config, after.metadata) == (before.config, before.metadata)
     assert all(torch.equal(before.tensor(name), after.tensor(name)) for name in before.names)
 
 
-def test_the_card_says_that_it_writes_and_where_it_lay_it_does_not(tuned, convert, tmp_path):
+def test_the_card_says_that_it_writes_and_where_it_lay_it_does_not(tuned, call, tmp_path):
     left = tuned("causal")
-    convert("to_hf", left.folder, tmp_path / "out")
+    call("tools/convert_to_hf.py", left.folder, tmp_path / "out")
     text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "fine-tuned with megas2s, by the method `causal`." in text
     assert "It writes: fine-tuned by the method `causal` (s2s-ft" in text
@@ -116,15 +99,15 @@ def test_the_card_says_that_it_writes_and_where_it_lay_it_does_not(tuned, conver
     assert str(tmp_path) not in text
 
 
-def test_a_head_that_was_made_up_and_writes_since_is_exported(tuned, convert, tmp_path):
+def test_a_head_that_was_made_up_and_writes_since_is_exported(tuned, call, tmp_path):
     left = tuned("masked", headless=True)
-    assert "ForMaskedLM, float32" in convert("to_hf", left.folder, tmp_path / "out")
+    assert "ForMaskedLM, float32" in call("tools/convert_to_hf.py", left.folder, tmp_path / "out")
     headed = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "out")
     assert torch.equal(headed.lm_head.dense.weight, left.weights("masked")["mlm.dense.weight"])
 
 
-def test_what_was_fine_tuned_from_unilm_2_says_that_it_stays_here(tuned, convert, tmp_path):
+def test_what_was_fine_tuned_from_unilm_2_says_that_it_stays_here(tuned, call, tmp_path):
     left = tuned("pseudo_masked", **UNILM_2)
     with pytest.raises(BadConfig, match=r"as UniLM 2 has, are in no class of transformers: the model stays in the for"):
-        convert("to_hf", left.folder, tmp_path / "out")
+        call("tools/convert_to_hf.py", left.folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -31,7 +31,7 @@ def make(random_weights, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
             "method": method,
             "data": {**paths, "columns": columns},
             "length": 32,
-            **({"target_length": 8} if kind in WRITERS else {}),
+            **({"target_length": 8} if method["name"] in WRITERS else {}),
             "rows": 16,
             "steps": 60,
             "schedule": {"lr": 5e-3, "warmup_steps": 5},

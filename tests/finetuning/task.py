@@ -9,7 +9,8 @@ GERMAN = {"red": "rot", "blue": "blau blau"}  # answers end at different places
 
 
 WRITERS = ("seq2seq", "causal", "masked", "pseudo_masked")
-STEPS = {"causal": 200, "masked": 600, "pseudo_masked": 400}  # noise, and of masked few labels a step, take longer
+STEPS = {"causal": 200, "masked": 600}  # noise, and of masked few labels a step, take longer
+STEPS |= dict.fromkeys(("pseudo_masked", "pseudo_masked in spans"), 400)
 MEASURES = {"regress": "pearson", "tag": "span_f1", **dict.fromkeys(WRITERS, "exact_match")}
 
 
@@ -39,6 +40,11 @@ METHODS = {
     "causal": ({"name": "causal"}, {"label": "answer"}, {"max_positions": 40}),
     "masked": ({"name": "masked"}, {"label": "answer"}, {"max_positions": 40}),
     "pseudo_masked": ({"name": "pseudo_masked"}, {"label": "answer"}, {"max_positions": 40}),
+    "pseudo_masked in spans": (
+        {"name": "pseudo_masked", "span_length": 3, "span_prob": 0.5},
+        {"label": "answer"},
+        {"max_positions": 40},
+    ),
     "classify by a decoder": ({"name": "classify"}, {}, {"num_decoder_layers": 1}),
     "regress by a decoder": ({"name": "regress"}, {"label": "score"}, {"num_decoder_layers": 1}),
     "tag by a decoder": ({"name": "tag"}, {"text": "words", "label": "tags"}, {"num_decoder_layers": 1}),

@@ -25,6 +25,7 @@ COLUMNS = Columns(text="src", label="tgt")
 RECORD = {"src": "one two three", "tgt": "eins zwei"}
 LONG = {"src": "word " * 40, "tgt": "wort " * 40}
 METHODS = {"causal": Causal(), "masked": Masked(), "pseudo_masked": PseudoMasked()}
+SPANNED = PseudoMasked(span_length=3, span_prob=0.5)
 ROUNDS = 4000
 
 
@@ -39,6 +40,14 @@ def opened(facts, begin=7):
 
 def example_of(method, facts, record=RECORD):
     return method.example(record, COLUMNS, facts)
+
+
+def small(method, facts, *, layers=1):
+    """A model that the method teaches, in evaluation mode."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_heads": 2, "ffn_size": 32, "num_encoder_layers": layers, "max_positions": 32}
+    config = ModelConfig(vocab_size=facts.vocabulary.size, dropout=0.0, **sizes, pad_id=facts.vocabulary.pad)
+    return build(method.shaped(config, ())).eval()
 
 
 @pytest.mark.parametrize("begin", [None, 7])
@@ -125,7 +134,7 @@ def test_pseudo_tokens_are_drawn_and_context_becomes_what_its_pseudo_token_is(fa
 
 def test_spans_ascend_and_have_the_sizes_that_are_allowed(facts):
     found = facts()
-    _, rows = drawn(PseudoMasked(span_length=3, span_prob=0.5), found, rounds=500)
+    _, rows = drawn(SPANNED, found, rounds=500)
     for row in rows["target_spans"]:
         assert row[0] == 0
         assert set(np.diff(row).tolist()) <= {0, 1}
@@ -173,10 +182,7 @@ def test_a_language_s_tag_opens_both_rows_and_is_never_noised(facts, name, begin
 def test_an_answer_begins_with_the_tag_of_its_row(facts, name):
     found, method = facts(), METHODS[name]
     languages = found.vocabulary.languages
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_heads": 2, "ffn_size": 32, "num_encoder_layers": 1, "max_positions": 32}
-    config = ModelConfig(vocab_size=found.vocabulary.size, dropout=0.0, **sizes, pad_id=found.vocabulary.pad)
-    model = build(method.shaped(config, ())).eval()
+    model = small(method, found)
     own = [found._replace(target_tag=languages[language]) for language in ("sw", "zh")]
     examples = [example_of(method, each) for each in own]
     batch = collate(examples, Width(source=16, target=12, full=False, pad=found.vocabulary.pad))
@@ -200,10 +206,7 @@ def test_a_pair_of_texts_is_one_source(facts, tokenizer, name):
 @pytest.mark.parametrize("name", METHODS)
 def test_the_loss_is_that_of_the_head_at_the_last_block(facts, name, smoothing):
     found, method = facts(), dataclasses.replace(METHODS[name], label_smoothing=smoothing)
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_heads": 2, "ffn_size": 32, "num_encoder_layers": 2, "max_positions": 32}
-    config = ModelConfig(vocab_size=found.vocabulary.size, dropout=0.0, **sizes, pad_id=found.vocabulary.pad)
-    model = build(method.shaped(config, ())).eval()
+    model = small(method, found, layers=2)
     records = [RECORD, LONG]
     examples = [
         method.corrupt(example_of(method, found, record), generator(1, n), found, source=True)
@@ -221,12 +224,29 @@ def test_the_loss_is_that_of_the_head_at_the_last_block(facts, name, smoothing):
         assert parts.keys() == {name}
         return
     torch.testing.assert_close(parts["nll"].row_totals, nll.sum(1).detach())
-    target = torch.full_like(logits, smoothing / (config.vocab_size - 2))
+    target = torch.full_like(logits, smoothing / (found.vocabulary.size - 2))
     target[..., found.vocabulary.pad] = 0
     target.scatter_(2, labels.clamp(min=0)[..., None], 1 - smoothing)
     each = F.kl_div(logits.log_softmax(-1), target, reduction="none").sum(-1).masked_fill(labels == IGNORED, 0)
     torch.testing.assert_close(parts[name].total, each.sum())
     torch.testing.assert_close(parts[name].row_totals, each.sum(1).detach())
+
+
+@pytest.mark.parametrize("method", [*METHODS.values(), SPANNED], ids=[*METHODS, "spanned"])
+def test_a_row_beside_a_longer_one_is_learnt_from_as_alone(method, facts):
+    """What fills the shorter one's source and target up, spans included, is seen by none of its tokens."""
+    found, model = facts(), small(method, facts())
+    examples = [
+        method.corrupt(example_of(method, found, record), generator(5, n), found, source=True)
+        for n, record in enumerate((LONG, RECORD))
+    ]
+    together = collate(examples, Width(source=16, target=12, full=False, pad=found.vocabulary.pad))
+    states = model(together).encoder_hidden
+    for example, row in zip(examples, states, strict=True):
+        source, target = (len(example[name]) for name in ("input_ids", "labels"))
+        alone = model(collate([example], Width(source, target, full=True, pad=0))).encoder_hidden[0]
+        torch.testing.assert_close(row[:target], alone, atol=1e-5, rtol=0)
+        torch.testing.assert_close(model.logits(row[:target]), model.logits(alone), atol=1e-5, rtol=0)
 
 
 def test_what_a_record_holds_may_be_text_pieces_or_ids(facts, tokenizer):
