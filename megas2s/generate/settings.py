@@ -115,12 +115,13 @@ def from_flags(values: dict[str, object]) -> Decoding:
 
 
 def _ids_of_word(word: str, facts: Facts) -> list[int]:
-    """The tokens that are a word, at the beginning of a word and inside one."""
+    """The tokens that are a word: where a text begins, behind another word, and inside one."""
     encode = facts.tokenizer.encode
-    alone, behind, letter = encode(word).tolist(), encode(f"a{word}").tolist(), encode("a").tolist()
+    alone, letter = encode(word).tolist(), encode("a").tolist()
     found = {alone[0]} if len(alone) == 1 else set()
-    if behind[:-1] == letter:
-        found.add(behind[-1])
+    for behind in (encode(f"a {word}").tolist(), encode(f"a{word}").tolist()):
+        if behind[:-1] == letter:
+            found.add(behind[-1])
     if not found:
         raise BadConfig(f"ignored word {word!r} is {len(alone)} tokens of this tokenizer; name single tokens")
     return sorted(found)

@@ -163,3 +163,10 @@ def test_answers_of_a_tokenizer_of_others_begin_as_told_and_repeat_what_may_be_r
         assert answer.text.startswith(theirs.decode(prefix))
         once = [token for token in answer.ids if token != stop]
         assert len(once) == len(set(once))
+
+
+def test_a_word_that_is_another_token_behind_a_space_is_ignored_in_both_places(taught):
+    model = generate.load(taught("roberta").run.folder)
+    theirs = taught("roberta").theirs
+    ignored = generate.Decoding(ignored_words=("and",)).rules(model.method, model.facts, math.inf).ignored
+    assert {"and", "Ġand"} <= set(theirs.convert_ids_to_tokens(list(ignored)))
