@@ -23,7 +23,7 @@ from megas2s.data.sources import Parallel, Source, Sources, source_of
 from megas2s.errors import BadConfig, BadData, BadRecord
 from megas2s.methods import WRITERS
 from megas2s.methods.base import UNBOUND, Columns, Facts, Method, encoded, value
-from megas2s.methods.writing import with_tags
+from megas2s.methods.writing import tagged_language, with_tags
 from megas2s.objectives.base import Example
 from megas2s.spec import spec
 
@@ -238,12 +238,12 @@ def encode(method: Method, data: Examples, split: SplitName, reading: Reading, f
         entry if entry.language in labelled else entry._replace(record=method.blanked(entry.record, columns, facts))
         for entry in entries
     ]
-    own = {name: tagged(facts, method, data, name) for name in dict.fromkeys(entry.language for entry in entries)}
+    own = functools.cache(functools.partial(tagged, facts, method, data))
     ready = encoded([entry.record for entry in entries], method.texts(columns), facts.tokenizer)
     tried = _each(
         [entry.place for entry in entries],
-        list(zip(ready, (own[entry.language] for entry in entries), strict=True)),
-        lambda item: _whole(method, item[0], columns, item[1]),
+        list(zip(ready, (entry.language for entry in entries), strict=True)),
+        lambda item: _whole(method, _with_tag(item[0], data, columns, facts), columns, own(item[1])),
         skip=data.skip_bad_lines,
     )
     entries = [entries[place] for place in tried.kept]
@@ -289,6 +289,13 @@ def tagged(facts: Facts, method: Method, data: Examples, language: str) -> Facts
         return with_tags(facts, data.tags, language)
     except BadConfig as error:
         raise BadConfig(f"data.tags: {error}") from None
+
+
+def _with_tag(record: Record, data: Examples, columns: Columns, facts: Facts) -> Record:
+    """The record, unless it names a language whose tag it should have and the tokenizer has not: BadRecord."""
+    if data.tags is not None and columns.language is not None:
+        tagged_language(record, columns.language, facts)
+    return record
 
 
 class _Row(NamedTuple):

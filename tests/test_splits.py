@@ -235,8 +235,19 @@ def test_what_cannot_be_together_is_refused(given, said):
 )
 def test_a_tag_that_is_not_there_is_refused(method, language, said, facts, tmp_path):
     data = Examples(train=write(tmp_path / "a.jsonl", *spoken(language)), columns=SPOKEN, tags="both")
-    with pytest.raises(BadConfig, match=said):
+    with pytest.raises((BadConfig, BadData), match=said):
         split_of(method, data, "train", facts)
+
+
+def test_a_language_without_a_tag_is_refused_by_its_line_or_left_out(facts, tmp_path):
+    path = write(tmp_path / "a.jsonl", *spoken("en"), *spoken("xx"))
+    with pytest.raises(
+        BadData, match=rf"{path}, line 2: 'lang' of a record: the tokenizer has no tag for the language 'xx'"
+    ):
+        split_of(PseudoMasked(), Examples(train=path, columns=SPOKEN, tags="both"), "train", facts)
+    data = Examples(train=path, columns=SPOKEN, tags="both", skip_bad_lines=True)
+    (skipped,) = split_of(PseudoMasked(), data, "train", facts).skipped
+    assert (skipped.number, skipped.reason) == (2, "'lang' names a language without a tag")
 
 
 MIXED = (

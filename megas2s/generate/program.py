@@ -23,8 +23,8 @@ from megas2s.decoding.traces import Trace, candidates
 from megas2s.errors import BadConfig, BadData, BadRecord
 from megas2s.generate.model import Answer, Found, Model
 from megas2s.generate.settings import Decoding
-from megas2s.methods.base import UNBOUND, Columns, Facts, tokens_of, value
-from megas2s.methods.writing import tag_of
+from megas2s.methods.base import UNBOUND, Columns, Facts, tokens_of
+from megas2s.methods.writing import tagged_language
 from megas2s.objectives.base import Example
 
 log = logging.getLogger(__name__)
@@ -90,12 +90,7 @@ def _language(record: Record, job: Job, facts: Facts) -> str | None:
     column = job.columns.language
     if column is None:
         return job.language
-    language = str(value(record, column))
-    try:
-        tag_of(facts, language)
-    except BadConfig as error:
-        raise BadRecord(f"{column!r} of a record: {error}", f"{column!r} names a language without a tag") from None
-    return language
+    return tagged_language(record, column, facts)
 
 
 def check(model: Model, job: Job, how: Decoding) -> None:

@@ -118,6 +118,16 @@ def tag_of(facts: Facts, language: str) -> int:
     return known[language]
 
 
+def tagged_language(record: Record, column: str, facts: Facts) -> str:
+    """The language that a record says in `column`; raises BadRecord where the tokenizer has no tag for it."""
+    language = str(value(record, column))
+    try:
+        tag_of(facts, language)
+    except BadConfig as error:
+        raise BadRecord(f"{column!r} of a record: {error}", f"{column!r} names a language without a tag") from None
+    return language
+
+
 def with_tags(facts: Facts, tags: str, language: str) -> Facts:
     """The facts for texts of a language, whose tag opens `source`, `target` or `both`; BadConfig where it has none."""
     tag = tag_of(facts, language)
