@@ -128,10 +128,8 @@ def corpus_folder(tmp_path_factory: pytest.TempPathFactory, script) -> Path:
     """Four languages of the sample corpus, tokenised and written as shards by the tools themselves."""
     folder = tmp_path_factory.mktemp("corpus")
     inputs = [str(SAMPLE / f"{language}.txt") for language in LANGUAGES]
-    flags = [flag for path in inputs for flag in ("--input", path)]
-    trained = script(
-        "tools/train_tokenizer.py", *flags, "--output", folder / "tokenizer", "--vocab-size", 2048, "language_slots=8"
-    )
+    output, sizes = ("--output", folder / "tokenizer"), ("--vocab-size", 2048, "language_slots=8")
+    trained = script("tools/train_tokenizer.py", "--input", *inputs, *output, *sizes)
     assert trained.returncode == 0, trained.stdout
     written = script(
         "tools/preprocess.py",

@@ -37,9 +37,10 @@ def arguments() -> argparse.Namespace:
     add = source.add_argument
     add(
         "--input",
-        action="append",
+        nargs="+",
+        action="extend",
         metavar="PATH",
-        help="file, folder or glob; CODE=PATH states its language; repeatable",
+        help="files, folders or globs; CODE=PATH states the language",
     )
     flags.add_dataset_flags(source)
     flags.add_reading_flags(source)
