@@ -23,6 +23,15 @@ from megas2s.spec import parse
 
 MEASURED = {"tokens_per_second", "tflops", "mfu", "memory_gib", "data_wait", "eta_seconds"}  # time and memory
 
+THREE_STEPS = {  # of fine-tuning, for a test of what comes after
+    "rows": 8,
+    "steps": 3,
+    "schedule": {"lr": 1e-3, "warmup_steps": 1},
+    "precision": "fp32",
+    "engine": {"name": "local"},
+    "log": {"evaluate_every": 0, "tensorboard": False},
+}
+
 
 class Finished(NamedTuple):
     """What a run left that must not depend on how often it was interrupted."""

@@ -15,6 +15,8 @@ from megas2s.errors import BadConfig
 from megas2s.models.loading import filled
 from megas2s.models.weights import open_weights, save_weights
 
+from .runs import THREE_STEPS
+
 SIZES = {"hidden_size": 32, "num_heads": 4, "ffn_size": 64, "num_encoder_layers": 1, "max_positions": 40}
 BERT = {"family": "bert", "norm_position": "post", "segment_types": 2, "norm_epsilon": 1e-12}
 UNILM_2 = {**BERT, "family": "unilm", "positions": "both", "relative_buckets": 8, "relative_max_distance": 16}
@@ -39,12 +41,7 @@ def tuned(random_weights, corpus_folder, tune_here, tmp_path):
             "data": {"train": str(tmp_path / "train.jsonl"), "dev": str(tmp_path / "train.jsonl")},
             "length": 24,
             "target_length": 8,
-            "rows": 8,
-            "steps": 3,
-            "schedule": {"lr": 1e-3, "warmup_steps": 1},
-            "precision": "fp32",
-            "engine": {"name": "local"},
-            "log": {"evaluate_every": 0, "tensorboard": False},
+            **THREE_STEPS,
         }
         return tune_here(data)
 

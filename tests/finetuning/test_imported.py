@@ -16,7 +16,7 @@ from megas2s import generate
 from megas2s.models.loading import filled
 from megas2s.models.weights import open_weights
 from tests.backbones import BART, BERT, T5, save_pretrained
-from tests.runs import Finished
+from tests.runs import THREE_STEPS, Finished
 from tests.small_tokenizers import TEXT
 
 ROBERTA = {**BERT, "type_vocab_size": 1}
@@ -85,12 +85,7 @@ def recipe(folder: Path, method: str, cut: Callable[[str], str | list[str]], *, 
         "data": {**lines, "columns": {"text": "src", "label": "tgt"}},
         "length": 32,
         "target_length": LONGEST,
-        "rows": 8,
-        "steps": 3,
-        "schedule": {"lr": 1e-3, "warmup_steps": 1},
-        "precision": "fp32",
-        "engine": {"name": "local"},
-        "log": {"evaluate_every": 0, "tensorboard": False},
+        **THREE_STEPS,
     }
 
 
